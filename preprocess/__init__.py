@@ -1,0 +1,1 @@
+"""Photographs -> shard set: catalogue, strict decoding, resizing, packing, demo data. No torch."""

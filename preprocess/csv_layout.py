@@ -1,0 +1,195 @@
+"""The Kaggle layout: CSV files of ``path,label`` rows, which may repeat a file."""
+
+from __future__ import annotations
+
+import csv
+import posixpath
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from preprocess.catalog import MISSING, SPLITS, Catalog, build_split, list_sizes
+from shards.errors import UserError
+
+PATH_COLUMNS = ("image_path", "filepath", "path", "file", "filename", "image")
+LABEL_COLUMNS = ("label", "class", "species", "class_name")
+IMAGE_FOLDER = "merged_dataset"
+PREFIX = "/kaggle/working/"
+SHOWN = 3
+"""How many examples of a problem are printed."""
+
+
+@dataclass
+class _Table:
+    """One CSV file, its rows resolved to distinct files."""
+
+    paths: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def find_csv_folder(data: Path) -> Path | None:
+    """``data``, or the one folder below it, that holds any of the three CSV files."""
+    candidates = [data, *sorted(each for each in data.iterdir() if each.is_dir())]
+    for folder in candidates:
+        if any((folder / f"{split}.csv").is_file() for split in SPLITS):
+            return folder
+    return None
+
+
+def read_csv_layout(folder: Path, *, seed: int, max_missing: float) -> Catalog:
+    """Parse the CSV files beside the photographs.
+
+    Raises:
+        UserError: All problems of all files in one message, each with its first few examples.
+    """
+    root = folder / IMAGE_FOLDER if (folder / IMAGE_FOLDER).is_dir() else folder
+    tables = {
+        split: _read_table(folder / f"{split}.csv", folder)
+        for split in SPLITS
+        if (folder / f"{split}.csv").is_file()
+    }
+    class_names = tuple(sorted({label for table in tables.values() for label in table.labels}))
+    sizes = {split: list_sizes(root, table.paths) for split, table in tables.items()}
+
+    problems = [problem for table in tables.values() for problem in table.problems]
+    problems += [f"no {each}.csv in {folder}" for each in ("train", "val") if each not in tables]
+    problems += _contradictions(tables)
+    problems += _missing_files(tables, sizes, root, max_missing)
+    if problems:
+        found = ", ".join(f"{name}.csv {len(table.rows):,} rows" for name, table in tables.items())
+        raise UserError(
+            "\n  - ".join(
+                [f"cannot pack {folder} ({found}; {len(class_names)} classes):", *problems]
+            )
+        )
+
+    index = {name: position for position, name in enumerate(class_names)}
+    return Catalog(
+        root=root,
+        layout="csv",
+        class_names=class_names,
+        splits={
+            split: build_split(
+                table.paths,
+                [index[label] for label in table.labels],
+                np.asarray(table.rows, np.int32),
+                sizes[split],
+                shuffle_seed=seed if split == "train" else None,
+            )
+            for split, table in tables.items()
+        },
+        notes=_notes(tables, class_names),
+    )
+
+
+def _read_table(file: Path, folder: Path) -> _Table:
+    table = _Table()
+    file_of: dict[str, int] = {}  # distinct file -> position in table.paths
+    file_of_text: dict[str, int] = {}  # the same by the row's own text: most rows repeat one
+    bad: dict[str, list[str]] = {}
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        reader = csv.reader(stream)
+        header = [name.strip().lower() for name in next(reader, [])]
+        path_at = next((header.index(name) for name in PATH_COLUMNS if name in header), None)
+        label_at = next((header.index(name) for name in LABEL_COLUMNS if name in header), None)
+        if path_at is None or label_at is None:
+            absent = "path" if path_at is None else "label"
+            found = ",".join(header) or "nothing"
+            table.problems.append(
+                f"{file.name} has no {absent} column: its header is {found!r}, "
+                "expected image_path,label or filepath,label"
+            )
+            return table
+        for row in reader:
+            if len(row) <= max(path_at, label_at):
+                if row:  # blank lines are harmless
+                    bad.setdefault("lines without both columns", []).append(f"{reader.line_num}")
+                continue
+            text, label = row[path_at], row[label_at].strip()
+            if not text or not label:
+                bad.setdefault("lines with an empty path or label", []).append(f"{reader.line_num}")
+                continue
+            at = file_of_text.get(text)
+            if at is None:
+                path = _relative_path(text, folder)
+                if path is None:
+                    bad.setdefault("paths that leave the data folder", []).append(repr(text))
+                    continue
+                at = file_of.setdefault(path, len(table.paths))
+                if at == len(table.paths):
+                    table.paths.append(path)
+                    table.labels.append(label)
+                file_of_text[text] = at
+            if table.labels[at] != label:
+                bad.setdefault("files with two labels", []).append(
+                    f"{table.paths[at]!r} ({table.labels[at]!r} and {label!r})"
+                )
+            table.rows.append(at)
+    table.problems += [_counted(f"{file.name}: {kind}", examples) for kind, examples in bad.items()]
+    if not table.rows and not table.problems:
+        table.problems.append(f"{file.name} has no rows")
+    return table
+
+
+def _relative_path(text: str, folder: Path) -> str | None:
+    """The path below the image folder that a row means; None where it leads outside.
+
+    The set names its files by where they lay on the machine that made it; what counts is the part
+    behind that machine's folder.
+    """
+    path = text.removeprefix(PREFIX).removeprefix(f"{folder}/")
+    before, found, behind = path.rpartition(f"{IMAGE_FOLDER}/")
+    if found and (not before or before.endswith("/")) and ".." not in before.split("/"):
+        path = behind
+    path = posixpath.normpath(path)
+    return None if path.startswith(("../", "/")) or path in ("..", ".") else path
+
+
+def _contradictions(tables: dict[str, _Table]) -> list[str]:
+    """Files that one split calls this and another one that."""
+    first: dict[str, str] = {}
+    examples = []
+    for table in tables.values():
+        for path, label in zip(table.paths, table.labels, strict=True):
+            if first.setdefault(path, label) != label:
+                examples.append(f"{path!r} ({first[path]!r} and {label!r})")
+    return [_counted("files with two labels in different splits", examples)] if examples else []
+
+
+def _missing_files(
+    tables: dict[str, _Table], sizes: dict[str, list[int]], root: Path, max_missing: float
+) -> list[str]:
+    missing = [
+        path
+        for split, table in tables.items()
+        for path, size in zip(table.paths, sizes[split], strict=True)
+        if size == MISSING
+    ]
+    files = sum(len(table.paths) for table in tables.values())
+    if len(missing) <= max_missing * files:
+        return []  # few: packing rejects and counts them
+    return [_counted(f"of {files:,} files are missing in {root}", [repr(each) for each in missing])]
+
+
+def _notes(tables: dict[str, _Table], class_names: tuple[str, ...]) -> list[str]:
+    notes = []
+    names = list(tables)
+    for at, one in enumerate(names):
+        for other in names[at + 1 :]:
+            shared = len(set(tables[one].paths) & set(tables[other].paths))
+            if shared:
+                notes.append(f"{shared:,} files are in both {one} and {other}: scores may flatter")
+    unseen = sorted(set(class_names) - set(tables["train"].labels))
+    if unseen:
+        notes.append(_counted("classes have no training photograph", unseen))
+    if "test" not in tables:
+        notes.append("no test.csv: training will report validation scores alone")
+    return notes
+
+
+def _counted(what: str, examples: list[str]) -> str:
+    more = f", and {len(examples) - SHOWN:,} more" if len(examples) > SHOWN else ""
+    return f"{len(examples):,} {what}: {', '.join(examples[:SHOWN])}{more}"

@@ -1,0 +1,220 @@
+"""One photograph's bytes in, the bytes to store out, or the reason why not. A pure function.
+
+Every decoder used here ships inside its wheel (simplejpeg, OpenCV), so what is accepted does not
+depend on which Pillow is installed; Pillow, or Pillow-SIMD where there is one, only resizes.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import imagesize
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image
+
+How = Literal["passed_through", "resized", "converted"]
+Pixels = npt.NDArray[np.uint8]
+
+PASSABLE_SUBSAMPLING = ("444", "422", "420", "440")
+REDUCING_GAP = 2  # decode at no less than twice the target: what Pillow's thumbnail() uses
+DAMAGED_HINT = "damaged"
+
+
+class RejectedImage(Exception):  # noqa: N818 - an outcome, not an error
+    """The photograph cannot be stored; the message is the reason, short enough for a table."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOptions:
+    """How photographs are stored."""
+
+    short_side: int = 440
+    """Images are scaled down to this shorter side [px], never up."""
+    quality: int = 90
+    """JPEG quality of what is encoded anew, 1 to 100."""
+    max_pixels: int = 178_956_970
+    """Larger images are refused before they are decoded; Pillow's own limit for a bomb."""
+
+    def __post_init__(self) -> None:
+        if self.short_side < 16:
+            raise ValueError(f"short side must be at least 16 px, got {self.short_side}")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"JPEG quality must be 1 to 100, got {self.quality}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredImage:
+    """A baseline YCbCr JPEG without EXIF rotation, and what its pixels look like."""
+
+    payload: bytes
+    width: int
+    height: int
+    how: How
+    mean: tuple[float, float, float]
+    """Of each RGB channel, in [0, 1]."""
+    mean_square: tuple[float, float, float]
+
+
+def store_image(data: bytes, options: ImageOptions) -> StoredImage:
+    """Decode strictly, and pass through, resize or convert.
+
+    A baseline YCbCr JPEG that is small enough and upright passes through byte for byte; everything
+    else (larger, rotated by EXIF, grey, CMYK, progressive, PNG, ...) is encoded as a JPEG.
+
+    Args:
+        data: The file's content.
+        options: Size and quality.
+
+    Raises:
+        RejectedImage: It is no image, too large, or does not decode without a complaint.
+    """
+    if not data:
+        raise RejectedImage("empty file")
+    is_jpeg = data[:3] == b"\xff\xd8\xff"
+    width, height = imagesize.get(io.BytesIO(data))
+    if width <= 0 or height <= 0:
+        raise RejectedImage(f"{DAMAGED_HINT} JPEG header" if is_jpeg else "not an image")
+    if width * height > options.max_pixels:
+        raise RejectedImage(f"too large: more than {options.max_pixels} pixels")
+    scale = min(1.0, options.short_side / min(width, height))
+    if is_jpeg:
+        header = _read_jpeg_header(data)
+        rgb = _decode_jpeg(data, header, min_short_side=REDUCING_GAP * options.short_side)
+        if header.passable and scale == 1.0:
+            return _stored(rgb, data, "passed_through")
+        rgb = _upright(rgb, header.orientation)
+    else:
+        rgb = _decode_other(data)  # OpenCV applies EXIF here itself
+    if scale < 1.0:
+        rgb = _resize_short_side(rgb, options.short_side)
+    payload = simplejpeg.encode_jpeg(
+        np.ascontiguousarray(rgb), quality=options.quality, colorspace="RGB", colorsubsampling="420"
+    )
+    return _stored(rgb, payload, "resized" if scale < 1.0 else "converted")
+
+
+@dataclass(frozen=True, slots=True)
+class _JpegHeader:
+    colorspace: str
+    subsampling: str
+    baseline: bool
+    adobe: bool
+    orientation: int
+
+    @property
+    def passable(self) -> bool:
+        """Whether every back end decodes such a file, at full speed and upright."""
+        return (
+            self.baseline
+            and self.colorspace == "YCbCr"
+            and self.subsampling in PASSABLE_SUBSAMPLING
+            and self.orientation == 1
+        )
+
+
+def _read_jpeg_header(data: bytes) -> _JpegHeader:
+    """Colour space, process and orientation, from the segments before the first scan."""
+    try:
+        _, _, colorspace, subsampling = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise RejectedImage(_damage(error)) from None
+    baseline, adobe, orientation = False, False, 1
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        segment = data[at + 4 : at + 2 + length]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        if marker == 0xDA:  # start of scan: pixels follow
+            break
+        if marker in (0xC0, 0xC1):  # sequential Huffman, 8 bit
+            baseline = segment[:1] == b"\x08"
+        elif marker == 0xEE and segment.startswith(b"Adobe"):
+            adobe = True
+        elif marker == 0xE1 and segment.startswith(b"Exif\0\0"):
+            orientation = _exif_orientation(segment)
+        at += 2 + length
+    return _JpegHeader(colorspace, subsampling, baseline, adobe, orientation)
+
+
+def _exif_orientation(segment: bytes) -> int:
+    """EXIF tag 0x0112, 1 to 8; 1 where it is absent or nonsense."""
+    exif = Image.Exif()
+    try:
+        exif.load(segment)
+        value = exif.get(0x0112, 1)
+    except Exception:  # noqa: BLE001 - Pillow's parser raises what it meets, struct.error included
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _decode_jpeg(data: bytes, header: _JpegHeader, min_short_side: int) -> Pixels:
+    """``(H, W, 3)`` RGB, refusing what libjpeg would patch up; much larger files come scaled."""
+    space = "CMYK" if header.colorspace in ("CMYK", "YCCK") else "RGB"
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(
+            data, colorspace=space, min_height=min_short_side, min_width=min_short_side
+        )
+    except ValueError as error:
+        raise RejectedImage(_damage(error)) from None
+    if space == "RGB":
+        return pixels
+    inks = pixels if header.adobe else 255 - pixels  # Adobe stores inks inverted
+    return np.asarray(
+        (inks[..., :3].astype(np.uint16) * inks[..., 3:] + 127) // 255, dtype=np.uint8
+    )
+
+
+def _decode_other(data: bytes) -> Pixels:
+    """``(H, W, 3)`` RGB of a PNG, GIF (first frame), WebP, BMP or TIFF; alpha is dropped."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise RejectedImage(f"{DAMAGED_HINT} or unsupported image")
+    return np.asarray(pixels, np.uint8)
+
+
+def _upright(rgb: Pixels, orientation: int) -> Pixels:
+    """Undo an EXIF orientation (TIFF 6.0, tag 274): turn, then mirror."""
+    if orientation >= 5:
+        rgb = rgb.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        rgb = rgb[::-1]
+    if orientation in (2, 3, 6, 7):
+        rgb = rgb[:, ::-1]
+    return rgb
+
+
+def _resize_short_side(rgb: Pixels, short_side: int) -> Pixels:
+    height, width = rgb.shape[:2]
+    factor = short_side / min(height, width)
+    size = (max(short_side, round(width * factor)), max(short_side, round(height * factor)))
+    image = Image.fromarray(np.ascontiguousarray(rgb))
+    return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+
+
+def _stored(rgb: Pixels, payload: bytes, how: How) -> StoredImage:
+    mean, std = (each.ravel() / 255 for each in cv2.meanStdDev(rgb))
+    square = mean**2 + std**2
+    return StoredImage(
+        payload=payload,
+        width=rgb.shape[1],
+        height=rgb.shape[0],
+        how=how,
+        mean=(float(mean[0]), float(mean[1]), float(mean[2])),
+        mean_square=(float(square[0]), float(square[1]), float(square[2])),
+    )
+
+
+def _damage(error: Exception) -> str:
+    """libjpeg's words as a reason, without the byte counts that would make each one unique."""
+    words = str(error).split(":")[0].strip().lower() or "undecodable"
+    return f"{DAMAGED_HINT} JPEG: {words}"

@@ -1,0 +1,201 @@
+"""Shard format, version 1: names, sample record, manifest. ``docs/format.md`` describes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.errors import ShardError
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+REJECTED_NAME = "rejected.csv"
+WORK_NAME = ".pack"
+"""Folder inside a shard set that holds a pack's unfinished work; gone once it is published."""
+
+LABEL_DIGITS = 5
+"""Digits of a ``.cls`` file: a fixed width lets DALI turn the bytes into an int by arithmetic."""
+
+SAMPLE_DTYPE = np.dtype(
+    [
+        ("key", "<u4"),  # position in the split's catalogue; the tar member's name
+        ("shard", "<u4"),
+        ("offset", "<u8"),  # of the image's bytes in the tar
+        ("size", "<u4"),  # of the image's bytes
+        ("crc32", "<u4"),  # of the image's bytes
+        ("label", "<u4"),
+        ("repeats", "<u4"),  # rows of the split's CSV that name this photograph
+        ("width", "<u4"),  # of the stored image, in pixels
+        ("height", "<u4"),
+    ]
+)
+"""One record a sample of ``<split>.samples.npy``, in stored order; its row is a sample's id."""
+
+
+def key_name(key: int) -> str:
+    """``42 -> '000000042'``: no space (DALI's index splits on it), no dot (it ends the key)."""
+    return f"{key:09d}"
+
+
+def shard_name(split: str, shard: int) -> str:
+    """``('train', 3) -> 'train-000003.tar'``."""
+    return f"{split}-{shard:06d}.tar"
+
+
+def index_name(split: str, shard: int) -> str:
+    """``('train', 3) -> 'train-000003.idx'``: the DALI index of that shard."""
+    return f"{split}-{shard:06d}.idx"
+
+
+def samples_name(split: str) -> str:
+    """``'train' -> 'train.samples.npy'``."""
+    return f"{split}.samples.npy"
+
+
+def rows_name(split: str) -> str:
+    """``'train' -> 'train.rows.npy'``: sample id of each CSV row, -1 where it was rejected."""
+    return f"{split}.rows.npy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitInfo:
+    """What one split holds."""
+
+    rows: int
+    """Rows of the CSV, repetitions counted (one a file where the data set is folders)."""
+    files: int
+    """Distinct files that the rows name."""
+    samples: int
+    """Files packed: ``files`` less the rejected ones."""
+    shards: int
+    """Shard numbers in use; a shard whose every file was rejected has no tar."""
+    bytes: int
+    """Bytes of all stored images."""
+
+    @property
+    def repetition(self) -> float:
+        """Rows per distinct file."""
+        return self.rows / self.files if self.files else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileInfo:
+    """A file of the set: its size in bytes and the SHA-256 of its content."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixelStats:
+    """Mean and standard deviation of the RGB channels, values in [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """``manifest.json``: written last, so its presence says that the set is complete."""
+
+    class_names: tuple[str, ...]
+    """Names in label order."""
+    splits: dict[str, SplitInfo]
+    options: dict[str, Any]
+    """Packing options: ``store``, ``short_side``, ``quality``, ..."""
+    source: dict[str, Any]
+    """The input: its layout, and the digest of the catalogue."""
+    versions: dict[str, str]
+    """Of the codecs that shaped the bytes."""
+    fingerprint: str
+    """SHA-256 over options, source and versions: equal fingerprints mean equal bytes."""
+    stored: dict[str, int]
+    """How many images were ``passed_through``, ``resized``, ``converted``."""
+    rejected: dict[str, int]
+    """Images left out, by reason."""
+    pixels: dict[str, PixelStats] = field(default_factory=dict)
+    """Statistics of the training pixels, as the plans ``csv`` and ``natural`` show them."""
+    files: dict[str, FileInfo] = field(default_factory=dict)
+    """Every other file of the set."""
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    def to_json(self) -> str:
+        """Canonical text: the same content gives the same bytes. Carries its own SHA-256."""
+        content = dataclasses.asdict(self)
+        return _dump(content | {"sha256": _digest(content)})
+
+    @classmethod
+    def from_json(cls, text: str, where: Path) -> Manifest:
+        """Parse and check a manifest.
+
+        Raises:
+            ShardError: Not JSON, another format version, or changed since it was written.
+        """
+        try:
+            content = json.loads(text)
+            version = content["format_version"]
+        except (ValueError, KeyError, TypeError):
+            raise ShardError(f"{where} is damaged: not a manifest; pack the set again") from None
+        if version != FORMAT_VERSION:
+            raise ShardError(
+                f"{where} has format version {version!r}, this hyphae reads {FORMAT_VERSION}; "
+                "pack the photographs again, or use the hyphae that wrote it"
+            )
+        if content.pop("sha256", None) != _digest(content):
+            raise ShardError(f"{where} is damaged: its sha256 does not match its content")
+        return cls(
+            **content
+            | {
+                "class_names": tuple(content["class_names"]),
+                "splits": {k: SplitInfo(**v) for k, v in content["splits"].items()},
+                "files": {k: FileInfo(**v) for k, v in content["files"].items()},
+                "pixels": {
+                    k: PixelStats(mean=tuple(v["mean"]), std=tuple(v["std"]))
+                    for k, v in content["pixels"].items()
+                },
+            }
+        )
+
+    @classmethod
+    def read(cls, directory: Path) -> Manifest:
+        """The manifest of a shard set.
+
+        Raises:
+            ShardError: No such folder, no shard set, an unfinished one, or a damaged manifest.
+        """
+        path = directory / MANIFEST_NAME
+        if not directory.is_dir():
+            raise ShardError(f"no shard folder {directory}; `make shards` packs one")
+        if path.is_file():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            return cls.from_json(text, path)
+        if (directory / WORK_NAME).is_dir():
+            raise ShardError(
+                f"{directory} is an unfinished shard set; run the packing command again, "
+                "it goes on where it stopped"
+            )
+        raise ShardError(f"{directory} is not a shard set: it has no {MANIFEST_NAME}")
+
+
+def fingerprint(options: dict[str, Any], source: dict[str, Any], versions: dict[str, str]) -> str:
+    """SHA-256 over everything that decides the bytes of a set."""
+    return _digest({"options": options, "source": source, "versions": versions})
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(_dump(content).encode()).hexdigest()
+
+
+def _dump(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"

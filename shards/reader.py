@@ -1,0 +1,209 @@
+"""Random access to a shard set: sample id -> bytes, by memory map."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import mmap
+import tarfile
+import threading
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.errors import ShardError
+from shards.format import (
+    SAMPLE_DTYPE,
+    Manifest,
+    SplitInfo,
+    key_name,
+    rows_name,
+    samples_name,
+    shard_name,
+)
+
+Verify = Literal["always", "first", "never"]
+"""When a sample's crc32 is checked: at every read, at its first read by this process, or never."""
+
+BLOCK = tarfile.BLOCKSIZE
+
+
+class ShardSet:
+    """A published shard set.
+
+    Raises:
+        ShardError: From the constructor, where ``directory`` holds no complete set of this format.
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        self.directory = Path(directory)
+        self.manifest = Manifest.read(self.directory)
+
+    def split(self, name: str, verify: Verify = "first") -> Split:
+        """Open a split.
+
+        Raises:
+            ShardError: The set has no split of that name, or its sample table is damaged.
+        """
+        if name not in self.manifest.splits:
+            found = ", ".join(self.manifest.splits)
+            raise ShardError(f"{self.directory} has no split {name!r} (it has: {found})")
+        return Split(self.directory, name, self.manifest, verify)
+
+
+class Split:
+    """The samples of one split. Thread-safe; survives a fork; the maps close with the object."""
+
+    def __init__(
+        self, directory: Path, name: str, manifest: Manifest, verify: Verify = "first"
+    ) -> None:
+        self.directory = directory
+        self.name = name
+        self.manifest = manifest
+        self.info: SplitInfo = manifest.splits[name]
+        self.samples = self._table(samples_name(name), SAMPLE_DTYPE)
+        """``(N,)`` of :data:`~shards.format.SAMPLE_DTYPE`; a sample's id is its row."""
+        if len(self.samples) != self.info.samples:
+            raise ShardError(
+                f"{directory / samples_name(name)} has {len(self.samples)} samples, "
+                f"the manifest says {self.info.samples}; pack the set again"
+            )
+        self._verify = verify
+        self._verified = np.zeros(len(self.samples), np.bool_)
+        self._maps: dict[int, mmap.mmap] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.samples)
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """``(N,)`` class of each sample."""
+        return self.samples["label"].astype(np.int64)
+
+    @property
+    def repeats(self) -> npt.NDArray[np.int64]:
+        """``(N,)`` how many CSV rows name each sample."""
+        return self.samples["repeats"].astype(np.int64)
+
+    @property
+    def rows(self) -> npt.NDArray[np.int32]:
+        """``(rows,)`` sample id of every CSV row in file order, -1 where the file was rejected."""
+        return self._table(rows_name(self.name), np.dtype("<i4"))
+
+    def payload(self, sample: int) -> memoryview:
+        """The stored bytes of a sample, without a copy; valid while this object is open.
+
+        Raises:
+            ShardError: The bytes do not match their crc32, or the shard is missing or cut short.
+        """
+        record = self.samples[sample]
+        start, size = int(record["offset"]), int(record["size"])
+        view = memoryview(self._map(int(record["shard"])))[start : start + size]
+        if self._verify == "never" or (self._verify == "first" and self._verified[sample]):
+            return view
+        if len(view) != size or zlib.crc32(view) != record["crc32"]:
+            raise ShardError(
+                f"{self.describe(sample)} is damaged: crc32 does not match; delete "
+                f"{self.directory} and pack again, and check the disk"
+            )
+        self._verified[sample] = True
+        return view
+
+    def metadata(self, sample: int) -> dict[str, Any]:
+        """The sample's ``.json``: at least ``path``, its source file."""
+        record = self.samples[sample]
+        tar = self._map(int(record["shard"]))
+        # Members lie in a fixed order: image, label, json; each is a header and padded data.
+        header = _padded(int(record["offset"]) + int(record["size"])) + 2 * BLOCK
+        info = tarfile.TarInfo.frombuf(tar[header : header + BLOCK], "utf-8", "surrogateescape")
+        content: dict[str, Any] = json.loads(tar[header + BLOCK : header + BLOCK + info.size])
+        return content
+
+    def describe(self, sample: int) -> str:
+        """Shard, key and source path of a sample, for messages; never raises."""
+        record = self.samples[sample]
+        tar = self.directory / shard_name(self.name, int(record["shard"]))
+        try:
+            source = self.metadata(sample)["path"]
+        except (ShardError, OSError, ValueError, KeyError, tarfile.TarError):
+            source = "unknown"
+        return f"sample {key_name(int(record['key']))} of {tar} (source {source})"
+
+    def close(self) -> None:
+        """Release the memory maps; those that a batch still views go with the last view."""
+        with self._lock:
+            maps, self._maps = self._maps, {}
+        for each in maps.values():
+            try:
+                each.close()
+            except BufferError:  # a view is alive: the garbage collector closes the map later
+                pass
+
+    def __enter__(self) -> Split:
+        """Use as a context manager."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the maps."""
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Memory maps and locks do not travel to a worker process: it opens its own."""
+        return {**self.__dict__, "_maps": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+    def _map(self, shard: int) -> mmap.mmap:
+        opened = self._maps.get(shard)
+        if opened is not None:
+            return opened
+        with self._lock:
+            if shard not in self._maps:
+                self._maps[shard] = self._open(self.directory / shard_name(self.name, shard))
+            return self._maps[shard]
+
+    def _open(self, path: Path) -> mmap.mmap:
+        expected = self.manifest.files[path.name].bytes
+        try:
+            with path.open("rb") as file:
+                opened = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+            raise ShardError(f"cannot open shard {path}: {error}; pack the set again") from None
+        if len(opened) != expected:
+            raise ShardError(
+                f"{path} has {len(opened)} bytes, the manifest says {expected}; pack the set again"
+            )
+        return opened
+
+    def _table(self, name: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        path = self.directory / name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ShardError(f"cannot read {path}: {error.strerror}; pack the set again") from None
+        # A wrong label or offset shows nowhere else, and hashing 3 MB takes 10 ms.
+        if hashlib.sha256(data).hexdigest() != self.manifest.files[name].sha256:
+            raise ShardError(f"{path} is damaged: sha256 does not match; pack the set again")
+        table = np.load(io.BytesIO(data), allow_pickle=False)
+        if table.dtype != dtype:
+            raise ShardError(f"{path} holds {table.dtype}, expected {dtype}; pack the set again")
+        return cast("npt.NDArray[Any]", table)
+
+
+def _padded(size: int) -> int:
+    """``size`` rounded up to whole tar blocks."""
+    return -(-size // BLOCK) * BLOCK

@@ -1,0 +1,213 @@
+"""Samples -> a tar with its DALI index; parts -> a published set. Same input, same bytes."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.format import (
+    LABEL_DIGITS,
+    MANIFEST_NAME,
+    REJECTED_NAME,
+    SAMPLE_DTYPE,
+    FileInfo,
+    Manifest,
+    index_name,
+    key_name,
+    rows_name,
+    samples_name,
+    shard_name,
+)
+
+BLOCK = tarfile.BLOCKSIZE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One photograph on its way into a shard."""
+
+    key: int
+    label: int
+    repeats: int
+    payload: bytes
+    """The stored image, complete with its header."""
+    extension: str
+    """``jpg`` or ``npy``."""
+    width: int
+    height: int
+    metadata: dict[str, Any]
+    """Goes to the sample's ``.json``; holds at least ``path``, the source file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenShard:
+    """What became of a shard: its records and its files, ready for the manifest."""
+
+    records: npt.NDArray[np.void]
+    """``(N,)`` of :data:`~shards.format.SAMPLE_DTYPE`."""
+    files: dict[str, FileInfo]
+    """The tar and its index; empty where there was no sample to write."""
+
+
+def write_shard(directory: Path, split: str, shard: int, samples: Iterable[Sample]) -> WrittenShard:
+    """Write one shard and its index; both appear under their names only when complete.
+
+    A shard without samples is not written: a DALI index must not be empty.
+    """
+    records: list[tuple[int, ...]] = []
+    index_lines: list[str] = []
+    tar_path = directory / shard_name(split, shard)
+    with atomic_file(tar_path) as file:
+        hashing = _HashingFile(file)
+        # USTAR: no PAX records, whose extra blocks confuse DALI's index (NVIDIA/DALI#3640).
+        with tarfile.open(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
+            for sample in samples:
+                members = _members(sample)
+                offsets = [_add(tar, name, data) for name, data in members]
+                index_lines.append(
+                    " ".join(
+                        f"{name.partition('.')[2]} {offset} {len(data)} {name}"
+                        for (name, data), offset in zip(members, offsets, strict=True)
+                    )
+                )
+                records.append(
+                    (
+                        sample.key,
+                        shard,
+                        offsets[0],
+                        len(sample.payload),
+                        zlib.crc32(sample.payload),
+                        sample.label,
+                        sample.repeats,
+                        sample.width,
+                        sample.height,
+                    )
+                )
+    if not records:
+        tar_path.unlink()
+        return WrittenShard(records=np.empty(0, SAMPLE_DTYPE), files={})
+    index = f"v1.2 {len(index_lines)}\n" + "\n".join(index_lines) + "\n"
+    return WrittenShard(
+        records=np.array(records, SAMPLE_DTYPE),
+        files={
+            tar_path.name: FileInfo(bytes=hashing.size, sha256=hashing.sha256.hexdigest()),
+            index_name(split, shard): write_file(
+                directory / index_name(split, shard), index.encode()
+            ),
+        },
+    )
+
+
+def publish(
+    directory: Path,
+    manifest: Manifest,
+    records: dict[str, npt.NDArray[np.void]],
+    rows: dict[str, npt.NDArray[np.int32]],
+    rejected: Iterable[tuple[str, str, str]],
+) -> Manifest:
+    """Write the tables and, last, the manifest: from then on readers accept the set.
+
+    Args:
+        directory: Where the shards already are.
+        manifest: Complete but for the tables written here, whose hashes are added.
+        records: For each split, all its samples in stored order.
+        rows: For each split, the sample id of every CSV row, -1 where it was rejected.
+        rejected: ``(split, path, reason)`` of every image left out.
+    """
+    files = dict(manifest.files)
+    for split, table in records.items():
+        files[samples_name(split)] = write_file(directory / samples_name(split), _npy(table))
+        files[rows_name(split)] = write_file(directory / rows_name(split), _npy(rows[split]))
+    files[REJECTED_NAME] = write_rejected(directory, rejected)
+    content = {name: getattr(manifest, name) for name in manifest.__dataclass_fields__}
+    complete = Manifest(**content | {"files": files})
+    write_file(directory / MANIFEST_NAME, complete.to_json().encode())
+    return complete
+
+
+def write_rejected(directory: Path, rejected: Iterable[tuple[str, str, str]]) -> FileInfo:
+    """``rejected.csv``: split, path and reason of every image left out."""
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["split", "path", "reason"])
+    table.writerows(rejected)
+    # A file name need not be UTF-8: such bytes are written as they are on disk.
+    return write_file(directory / REJECTED_NAME, text.getvalue().encode(errors="surrogateescape"))
+
+
+def write_file(path: Path, data: bytes) -> FileInfo:
+    """Write a small file atomically."""
+    with atomic_file(path) as file:
+        file.write(data)
+    return FileInfo(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file for writing that takes its name only when complete and on the disk."""
+    # The process id keeps an orphaned writer of a killed run apart from its successor.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _members(sample: Sample) -> list[tuple[str, bytes]]:
+    key = key_name(sample.key)
+    return [
+        (f"{key}.{sample.extension}", sample.payload),
+        (f"{key}.cls", f"{sample.label:0{LABEL_DIGITS}d}".encode()),
+        (f"{key}.json", json.dumps(sample.metadata, sort_keys=True).encode()),
+    ]
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
+    """Append a member and return the offset of its data."""
+    info = tarfile.TarInfo(name)  # owner, group and time stay 0: same input, same bytes
+    info.size = len(data)
+    info.mode = 0o644
+    offset = tar.offset + BLOCK
+    tar.addfile(info, io.BytesIO(data))
+    return int(offset)
+
+
+def _npy(table: npt.NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, table, allow_pickle=False)
+    return buffer.getvalue()
+
+
+class _HashingFile:
+    """Passes writes on and hashes them: no second pass over a shard of 100 MB."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self.size
