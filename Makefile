@@ -13,7 +13,8 @@ TORCH_INDEX ?= $(TORCH_INDEX_USED)
 
 PY := "$(VENV)/bin/python"
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
-INSTALL := $(PIP) install --quiet
+# -qq: errors in full, but no progress and no warnings about indexes.
+INSTALL := $(PIP) install -qq
 STAMP := $(VENV)/set-up-complete
 CODE := shards preprocess loaders train bench tests
 

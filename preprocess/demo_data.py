@@ -1,14 +1,13 @@
 """Draw a data set of mushrooms in the Kaggle layout, for the demo and the tests.
 
-The project ships no photographs, so it draws some: real species of the mushroom set in cartoon
-form, with what makes real photographs awkward. Species of one genus differ by a subtle trait (a
-ring, scales on the stem, patches on the cap), genera by shape and habit, and the light of each
+The project ships no photographs, so it draws some: real species in cartoon form. Species of one
+genus differ by a subtle trait (a ring, a shade), genera by shape and habit, and the light of each
 photo blurs the colours, so that shape has to be learned. Nothing here is meant for the kitchen.
 
-The data set has the traits the pipeline is built for: a long tail of classes that ``train.csv``
-balances by repeating rows, names with spaces, four extensions, and sizes on both sides of 440 px.
+The set has what the pipeline is built for: a long tail of classes that ``train.csv`` balances by
+repeating rows, names with spaces, mixed extensions, and sizes on both sides of 440 px.
 
-Lengths on a mushroom are fractions of its height: x to the right, y up, foot at (0, 0).
+Lengths on a mushroom are fractions of its height: x to the right, y up, its foot at (0, 0).
 """
 
 from __future__ import annotations
@@ -30,18 +29,11 @@ __all__ = ["SPECIES", "DemoSummary", "draw_demo_data", "num_demo_photos"]
 
 Split = Literal["train", "val", "test"]
 Colour = tuple[int, int, int]  # RGB in [0, 255]
-Floats = npt.NDArray[np.float64]  # outlines are (N, 2): x, y
-Pixels = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating]  # an outline is (N, 2): x, y
+Image = npt.NDArray[np.uint8]
 
-KAGGLE_ROOT = "/kaggle/working/merged_dataset"
-PHOTO_FOLDER = "merged_dataset"
-MARKER = "demo_data.json"
+KAGGLE_ROOT, PHOTOS, MARKER = "/kaggle/working/merged_dataset", "merged_dataset", "demo_data.json"
 DRAWING = 1  # raise it whenever the same arguments give other bytes than before
-
-IVORY, CREAM, TAN, UMBER = (238, 232, 216), (240, 222, 170), (178, 128, 82), (74, 52, 38)
-SOOT, YOLK, LEMON = (52, 46, 44), (240, 178, 52), (226, 204, 84)
-BROWNS = ((98, 62, 38), (176, 122, 74))
-ORANGES = ((190, 84, 36), (232, 150, 66))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +52,20 @@ class Species:
     """What tells a species from the others; the rest is left to chance."""
 
     name: str
-    shape: Literal["dome", "bun", "plane", "bell", "egg", "ball", "funnel"]
+    shape: tuple[float, float]
+    """Exponents (p, q) of the cap's outline: height (1 - |x|^p)^q at x in [-1, 1]."""
     cap: tuple[float, float]
     """Half width and height."""
     hues: tuple[Colour, Colour]
     """Each cap is a mixture of these two, so that neighbouring species overlap in colour."""
     stem: float
     """Half width."""
-    stem_colour: Colour = IVORY
-    bulb: float = 0.2
+    stem_colour: Colour = (238, 232, 216)
+    bulb: float = 0.3
     """How much wider the stem is at its foot."""
-    underside: Literal["gills", "pores"] | None = "gills"
+    underside: Literal["gills", "pores", "ridges"] | None = "gills"
     """None where it never shows."""
-    under_colour: Colour = IVORY
+    under_colour: Colour = (238, 232, 216)
     cap_marks: Marks | None = None
     stem_marks: Marks | None = None
     ring: float | None = None
@@ -80,42 +73,41 @@ class Species:
     volva: bool = False
     troop: tuple[int, int] = (1, 2)
     """Fewest and most mushrooms in one photo."""
+    size: float = 1.0
 
 
-PATCHES = Marks(26, 0.042, (244, 238, 224), 0.7)
-SCABERS = Marks(60, 0.012, SOOT, 1.6)
+DOME, BUN, BELL, EGG, BALL, FLAT = (2, 0.55), (2.8, 0.45), (1.5, 0.9), (2.4, 0.55), (2, 0.5), (4, 1)
+BROWNS, ORANGES = ((98, 62, 38), (176, 122, 74)), ((190, 84, 36), (232, 150, 66))
+IVORY, LEMON, YOLK = (238, 232, 216), (226, 204, 84), (240, 178, 52)
+PATCHES, SCABERS = Marks(26, 0.042, (244, 238, 224), 0.7), Marks(60, 0.009, (84, 76, 72), 1.5)
+SHAG, WARTS = Marks(64, 0.014, (178, 152, 122), 1.9), Marks(150, 0.011, (150, 126, 98))
 
 SPECIES: tuple[Species, ...] = (
-    Species("Amanita muscaria", "dome", (0.42, 0.36), ((186, 30, 22), (224, 104, 42)), 0.065,
+    Species("Amanita muscaria", DOME, (0.42, 0.36), ((186, 30, 22), (224, 104, 42)), 0.065,
             bulb=0.9, cap_marks=PATCHES, ring=0.5),
-    Species("Amanita pantherina", "dome", (0.40, 0.33), BROWNS, 0.06,
+    Species("Amanita pantherina", DOME, (0.40, 0.33), BROWNS, 0.06,
             bulb=0.9, cap_marks=PATCHES, ring=0.46),
-    Species("Amanita phalloides", "dome", (0.40, 0.34), ((112, 118, 52), (190, 172, 104)), 0.06,
+    Species("Amanita phalloides", DOME, (0.40, 0.34), ((112, 118, 52), (190, 172, 104)), 0.06,
             bulb=0.7, ring=0.5, volva=True),
-    Species("Leccinum scabrum", "bun", (0.29, 0.27), BROWNS, 0.075, bulb=0.5,
+    Species("Leccinum scabrum", BUN, (0.29, 0.27), BROWNS, 0.075,
             underside="pores", stem_marks=SCABERS),
-    Species("Leccinum versipelle", "bun", (0.29, 0.27), ORANGES, 0.08, bulb=0.4,
+    Species("Leccinum versipelle", BUN, (0.29, 0.27), ORANGES, 0.08,
             underside="pores", under_colour=(206, 200, 182), stem_marks=SCABERS),
-    Species("Suillus luteus", "bun", (0.45, 0.36), BROWNS, 0.09, LEMON,
+    Species("Suillus luteus", BUN, (0.45, 0.36), BROWNS, 0.09, LEMON,
             underside="pores", under_colour=LEMON, ring=0.42),
-    Species("Suillus granulatus", "bun", (0.45, 0.36), ((140, 84, 44), (214, 146, 78)), 0.09, LEMON,
+    Species("Suillus granulatus", BUN, (0.45, 0.36), ((140, 84, 44), (214, 146, 78)), 0.09, LEMON,
             underside="pores", under_colour=LEMON),
-    Species("Mycena haematopus", "bell", (0.19, 0.26), ((122, 60, 52), (192, 128, 104)), 0.022,
-            (130, 72, 62), bulb=0, under_colour=(226, 196, 184), troop=(3, 6)),
-    Species("Mycena leaiana", "bell", (0.23, 0.22), ORANGES, 0.026,
-            (222, 164, 84), bulb=0, under_colour=(240, 190, 130), troop=(4, 7)),
-    Species("Cantharellus cibarius", "funnel", (0.46, 0.2), ((222, 142, 30), (246, 200, 84)), 0.1,
-            YOLK, under_colour=(236, 184, 76), troop=(1, 4)),
-    Species("Coprinus comatus", "egg", (0.16, 0.62), ((214, 204, 184), (240, 236, 226)), 0.045,
-            underside=None, cap_marks=Marks(70, 0.026, (172, 142, 108), 1.5), ring=0.2,
-            troop=(1, 4)),
-    Species("Lycoperdon perlatum", "ball", (0.42, 0.55), ((182, 160, 128), (234, 226, 206)), 0.22,
-            (214, 202, 176), underside=None, cap_marks=Marks(150, 0.018, (140, 116, 88)),
-            troop=(1, 4)),
+    Species("Mycena haematopus", BELL, (0.19, 0.26), ((122, 60, 52), (192, 128, 104)), 0.022,
+            (130, 72, 62), under_colour=(226, 196, 184), troop=(3, 6)),
+    Species("Mycena leaiana", BELL, (0.23, 0.22), ORANGES, 0.026,
+            (222, 164, 84), under_colour=(240, 190, 130), troop=(4, 7)),
+    Species("Cantharellus cibarius", FLAT, (0.46, 0.2), ((222, 142, 30), (246, 200, 84)), 0.1,
+            underside="ridges", under_colour=(236, 184, 76), troop=(1, 4)),
+    Species("Coprinus comatus", EGG, (0.16, 0.62), ((214, 204, 184), (240, 236, 226)), 0.045,
+            underside=None, cap_marks=SHAG, ring=0.2, troop=(1, 4)),
+    Species("Lycoperdon perlatum", BALL, (0.46, 0.5), ((182, 160, 128), (234, 226, 206)), 0.27,
+            (224, 212, 186), underside=None, cap_marks=WARTS, troop=(1, 4), size=0.6),
 )  # fmt: skip
-
-
-# The data set: which photos there are, and the files on disk.
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +121,13 @@ class DemoSummary:
     val_files: int
     test_files: int
     drawn: int
-    """Photos that this call drew; the others were there from an earlier one."""
+    """Photos that this call drew; the others were there from an interrupted or earlier one."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.classes} species, {self.train_files} training photos in {self.train_rows} rows, "
+            f"{self.val_files} for validation, {self.test_files} for test"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +138,12 @@ class _Photo:
 
     @property
     def path(self) -> str:
-        """``<Species name>/<file>``: names and extensions vary as those of real cameras do."""
+        """``<Species name>/<file>``, as untidy as the files of many cameras."""
         serial = 7 * self.label + self.index
-        name = f"IMG {self.index:04d}" if serial % 5 == 0 else f"IMG_{self.index:04d}"
         extension = ".png" if serial % 23 == 7 else ".jpeg" if serial % 9 == 4 else ".jpg"
-        if self.label == self.index == 0:
-            extension = ".JPG"
-        return f"{SPECIES[self.label].name}/{name}{extension}"
+        extension = extension if serial else ".JPG"
+        separator = "_" if serial % 5 else " "
+        return f"{SPECIES[self.label].name}/IMG{separator}{self.index:04d}{extension}"
 
 
 def draw_demo_data(
@@ -167,7 +164,7 @@ def draw_demo_data(
         out: Folder to fill; made if missing.
         seed: Seeds every photo on its own, and the order of the rows of ``train.csv``.
         train_files: Training photos of the largest class; the smallest has a third of them.
-        eval_files: Photos of each class in ``val.csv``, and again in ``test.csv``.
+        eval_files: Photos of each class in ``val.csv``, and as many in ``test.csv``.
         size: Typical shorter side of a photo [px]; one photo in eight is half as large again.
         progress: Called with 1 after each photo, as ``tqdm.update`` wants it; the total is
             ``num_demo_photos(train_files, eval_files)``.
@@ -176,46 +173,39 @@ def draw_demo_data(
         Counts of what ``out`` now holds.
 
     Raises:
-        FileExistsError: If ``out`` holds anything but what this call, or an interrupted one with
-            the same arguments, has written.
-        ValueError: If a count is below 1 or ``size`` is below 32.
+        FileExistsError: If ``out`` holds anything that is not from a call with these arguments.
+        ValueError: If a number of files is below 1 or ``size`` is below 32.
     """
-    for name, value, least in (
-        ("train_files", train_files, 1), ("eval_files", eval_files, 1), ("size", size, 32)
-    ):  # fmt: skip
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
     arguments = {"seed": seed, "train_files": train_files, "eval_files": eval_files, "size": size}
+    for name, least in {"seed": 0, "train_files": 1, "eval_files": 1, "size": 32}.items():
+        if arguments[name] < least:
+            raise ValueError(f"{name} must be at least {least}, got {arguments[name]}")
     _claim(out, arguments | {"drawing": DRAWING})
-
-    photos = list(_plan(train_files, eval_files))
     for species in SPECIES:
-        (out / PHOTO_FOLDER / species.name).mkdir(parents=True, exist_ok=True)
-    missing = [photo for photo in photos if not (out / PHOTO_FOLDER / photo.path).exists()]
-    for _ in range(len(photos) - len(missing)):
-        if progress:
-            progress(1)
+        (out / PHOTOS / species.name).mkdir(parents=True, exist_ok=True)
+    photos = list(_plan(train_files, eval_files))
 
-    def draw(photo: _Photo) -> None:
+    def draw(photo: _Photo) -> bool:
+        path = out / PHOTOS / photo.path
+        if path.exists():
+            return False
         key = np.random.SeedSequence((seed, photo.label, photo.index))
         rng = np.random.Generator(np.random.Philox(key))
-        encoded = _encode(draw_photo(SPECIES[photo.label], size, rng), photo.path, rng)
-        _write(out / PHOTO_FOLDER / photo.path, encoded)
+        _write(path, _encode(draw_photo(SPECIES[photo.label], size, rng), path.suffix, rng))
+        return True
 
     # Threads suffice: OpenCV and NumPy release the interpreter lock where the time goes.
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    pool, drawn = ThreadPoolExecutor(len(os.sched_getaffinity(0))), 0
     try:
-        for done in as_completed([pool.submit(draw, photo) for photo in missing]):
-            done.result()
+        for done in as_completed([pool.submit(draw, photo) for photo in photos]):
+            drawn += done.result()
             if progress:
                 progress(1)
     finally:
-        pool.shutdown(cancel_futures=True)
-    train_rows = _write_tables(out, photos, seed)
-    of_split = [photo.split for photo in photos].count
-    return DemoSummary(
-        len(SPECIES), of_split("train"), train_rows, of_split("val"), of_split("test"), len(missing)
-    )
+        pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for the rest to be drawn
+    num = _write_tables(out, photos, seed)
+    num_train = len(photos) - num["val"] - num["test"]
+    return DemoSummary(len(SPECIES), num_train, num["train"], num["val"], num["test"], drawn)
 
 
 def num_demo_photos(train_files: int = 40, eval_files: int = 10) -> int:
@@ -224,33 +214,27 @@ def num_demo_photos(train_files: int = 40, eval_files: int = 10) -> int:
 
 
 def _plan(train_files: int, eval_files: int) -> Iterator[_Photo]:
-    """Yield every photo once, with a long tail of training photos and equal evaluation splits."""
-    last = len(SPECIES) - 1
+    """Yield every photo once: a long tail of training photos, equal evaluation splits."""
     for label in range(len(SPECIES)):
         # A stride of 5 keeps species of one genus, neighbours in the table, apart in the tail.
-        rank = label * 5 % len(SPECIES)
-        num_train = max(1, round(train_files * 3 ** (-rank / last)))
-        splits: list[Split] = ["train"] * num_train + ["val"] * eval_files + ["test"] * eval_files
-        for index, split in enumerate(splits):
-            yield _Photo(label, index, split)
+        rank = label * 5 % len(SPECIES) / (len(SPECIES) - 1)
+        counts: dict[Split, int] = {"train": max(1, round(train_files * 3**-rank))}
+        counts |= {"val": eval_files, "test": eval_files}
+        splits = [split for split, count in counts.items() for _ in range(count)]
+        yield from (_Photo(label, index, split) for index, split in enumerate(splits))
 
 
 def _claim(out: Path, arguments: dict[str, int]) -> None:
     """Mark ``out`` as ours, or refuse it when it holds something else."""
-    marker = json.dumps(arguments) + "\n"
     out.mkdir(parents=True, exist_ok=True)
-    path = out / MARKER
-    if path.exists() and (found := path.read_text()) != marker:
-        raise FileExistsError(
-            f"{out} holds demo data made with {found.strip()}, not {marker.strip()}; "
-            "choose another folder or delete this one"
-        )
-    entries = sorted(entry.name for entry in out.iterdir() if entry.name != f"{MARKER}.part")
-    if entries and not path.exists():
-        raise FileExistsError(
-            f"{out} is not empty (it holds {entries[0]!r}) and is not an earlier demo data set; "
-            "choose a new or empty folder"
-        )
+    path, marker = out / MARKER, json.dumps(arguments)
+    if path.exists():
+        if (found := path.read_text()) != marker:
+            why = f"holds demo data drawn with {found}, not {marker}"
+            raise FileExistsError(f"{out} {why}; choose another folder or delete this one")
+    elif found := min((p.name for p in out.iterdir() if p.name != f"{MARKER}.part"), default=""):
+        why = f"is not empty (it holds {found!r}) and has no {MARKER} of an earlier run"
+        raise FileExistsError(f"{out} {why}; choose a new or empty folder")
     _write(path, marker.encode())
 
 
@@ -261,64 +245,56 @@ def _write(path: Path, content: bytes) -> None:
     part.replace(path)
 
 
-def _write_tables(out: Path, photos: Sequence[_Photo], seed: int) -> int:
-    """Write the three tables, ``train.csv`` last and balanced by repetition; return its rows."""
-    rows: dict[Split, list[_Photo]] = {
-        "test": [photo for photo in photos if photo.split == "test"],
-        "val": [photo for photo in photos if photo.split == "val"],
-    }
-    files = [[p for p in photos if (p.split, p.label) == ("train", k)] for k in range(len(SPECIES))]
-    largest = max(map(len, files))
-    repeated = [photo for of_class in files for photo in islice(cycle(of_class), largest)]
-    order = np.random.Generator(np.random.Philox(seed)).permutation(len(repeated))
-    rows["train"] = [repeated[i] for i in order]
+def _write_tables(out: Path, photos: Sequence[_Photo], seed: int) -> dict[Split, int]:
+    """Write the tables, ``train.csv`` last and balanced by repetition; count their rows."""
+    rows: dict[Split, list[_Photo]] = {"test": [], "val": [], "train": []}
+    for photo in photos:
+        rows[photo.split].append(photo)
+    classes = [[p for p in rows["train"] if p.label == label] for label in range(len(SPECIES))]
+    largest = max(map(len, classes))
+    balanced = [photo for files in classes for photo in islice(cycle(files), largest)]
+    order = np.random.Generator(np.random.Philox(seed)).permutation(len(balanced))
+    rows["train"] = [balanced[i] for i in order]
     for split, table in rows.items():
-        lines = [f"{KAGGLE_ROOT}/{photo.path},{SPECIES[photo.label].name}" for photo in table]
-        _write(out / f"{split}.csv", "\n".join(["image_path,label", *lines, ""]).encode())
-    return len(repeated)
+        lines = [f"{KAGGLE_ROOT}/{photo.path},{SPECIES[photo.label].name}\n" for photo in table]
+        _write(out / f"{split}.csv", "".join(["image_path,label\n", *lines]).encode())
+    return {split: len(table) for split, table in rows.items()}
 
 
-def _encode(image: npt.NDArray[np.uint8], path: str, rng: np.random.Generator) -> bytes:
-    """Encode ``(H, W, 3)`` RGB by the extension of ``path``; JPEG at quality 75 to 95."""
-    quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(75, 96))]
-    is_png = path.endswith(".png")
-    _, encoded = cv2.imencode(
-        ".png" if is_png else ".jpg", image[..., ::-1], [] if is_png else quality
-    )
-    return encoded.tobytes()
-
-
-# One photo: a canvas with a single brush, then the things drawn with it from back to front.
+def _encode(image: Image, suffix: str, rng: np.random.Generator) -> bytes:
+    """Encode ``(H, W, 3)`` RGB as ``suffix`` says; JPEG at quality 75 to 95."""
+    options = [] if suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(75, 96))]
+    return cv2.imencode(suffix, image[..., ::-1], options)[1].tobytes()
 
 
 class _Scene:
     """A canvas, the light that falls on it, and the one brush that everything is painted with."""
 
     def __init__(self, height: int, width: int, rng: np.random.Generator) -> None:
-        self.rng = rng
-        self.height, self.width = height, width
+        self.height, self.width, self.rng = height, width, rng
         self.unit = min(height, width)
-        self.canvas: Pixels = np.zeros((height, width, 3), np.float32)
+        self.canvas = np.zeros((height, width, 3), np.float32)
         self.light = np.array([rng.uniform(-1, 1), -rng.uniform(0.5, 1)])  # towards the light
         self.grain = self.noise(8, 3)
 
-    def noise(self, cells: int, octaves: int) -> Pixels:
-        """Smooth noise in about [0, 1], its coarsest cells ``cells`` to the shorter side."""
-        total: Pixels = np.zeros((self.height, self.width), np.float32)
-        for octave in range(octaves):
-            rows, cols = (
-                2 + side * cells * 2**octave // self.unit for side in (self.height, self.width)
-            )
-            grid = self.rng.random((rows, cols), np.float32)
+    def noise(self, cells: int, octaves: int) -> npt.NDArray[np.float32]:
+        """Smooth ``(H, W)`` noise around 0.5, its coarsest cells 1 / ``cells`` of the short side."""
+        total = np.zeros((self.height, self.width), np.float32)
+        for fine in (cells * 2**octave for octave in range(octaves)):
+            shape = 2 + self.height * fine // self.unit, 2 + self.width * fine // self.unit
+            grid = self.rng.random(shape, np.float32) / octaves
             total += cv2.resize(grid, (self.width, self.height), interpolation=cv2.INTER_CUBIC)
-        return total / octaves
+        return total
+
+    def anywhere(self, top: float, bottom: float) -> Floats:
+        """Choose a point [px] between two heights, given as shares of the canvas."""
+        return self.rng.uniform((0, top), (1, bottom)) * (self.width, self.height)
 
     def paint(
         self,
         shapes: Sequence[Floats],
-        colour: Floats,
-        *,
-        relief: float = 0.5,
+        colour: Floats | Colour,
+        relief: float = 0.0,
         opacity: float = 1.0,
         feather: float = 0.0,
         clip: Floats | None = None,
@@ -333,58 +309,56 @@ class _Scene:
             feather: Width of a soft edge [px].
             clip: Paint only inside this outline.
         """
-        reach = 2 + feather
-        points = np.vstack(list(shapes))
-        limit = (self.width, self.height)
-        left, top = np.clip(points.min(axis=0) - reach, 0, limit).astype(int).tolist()
-        right, bottom = np.clip(points.max(axis=0) + reach + 1, 0, limit).astype(int).tolist()
-        if left >= right or top >= bottom:
+        corners, limit = np.vstack(list(shapes)), (self.width, self.height)
+        start = np.clip(corners.min(axis=0) - feather - 2, 0, limit).astype(int)
+        stop = np.clip(corners.max(axis=0) + feather + 3, 0, limit).astype(int)
+        if (start >= stop).any():
             return
-        box = (slice(top, bottom), slice(left, right))
-        mask = _fill(shapes, left, top, bottom - top, right - left)
+        box = (slice(start[1], stop[1]), slice(start[0], stop[0]))
+        mask: cv2.typing.MatLike = _fill(shapes, start, stop)
         if clip is not None:
-            mask = cv2.min(mask, _fill([clip], left, top, *mask.shape))
-        shade = np.ones(mask.shape, np.float32)
-        if relief:
-            shade += relief * (1.5 * self._roundness(mask) - 0.95)
-            shade *= 0.85 + 0.3 * self.grain[box]
+            mask = cv2.min(mask, _fill([clip], start, stop))
         if feather >= 1:
-            mask = cv2.blur(mask, (int(feather),) * 2, borderType=cv2.BORDER_REPLICATE)
-        alpha = (mask * np.float32(opacity / 255))[..., None]
-        patch = self.canvas[box]
-        patch += alpha * (shade[..., None] * colour.astype(np.float32) - patch)
+            mask = cv2.blur(mask, (int(feather), int(feather)), borderType=cv2.BORDER_REPLICATE)
+        body = np.asarray(colour, np.float32)
+        if relief:
+            shade = 1 + relief * (self._lit(mask) * np.float32(1.5) - np.float32(0.95))
+            body = (shade * (np.float32(0.85) + np.float32(0.3) * self.grain[box]))[
+                ..., None
+            ] * body
+        self.canvas[box] += (mask * np.float32(opacity / 255))[..., None] * (
+            body - self.canvas[box]
+        )
 
-    def _roundness(self, mask: npt.NDArray[np.uint8]) -> Pixels:
-        """Guess how lit each pixel is: the share of body in a window that lies away from it."""
-        window = max(3, min(mask.shape) // 2)
+    def _lit(self, mask: cv2.typing.MatLike) -> npt.NDArray[np.float32]:
+        """Guess how lit each pixel is: the share of body in a window that lies off the light."""
+        side = max(3, min(mask.shape) // 2)
         # Moving the anchor of a box filter, rather than the image, shifts the window for free.
-        x, y = np.clip((window * (0.5 + 0.3 * self.light)).astype(int), 0, window - 1).tolist()
-        soft = mask.astype(np.float32) / 255
+        x, y = np.clip((side * (0.5 + 0.3 * self.light)).astype(int), 0, side - 1).tolist()
         for _ in range(2):
-            soft = cv2.blur(soft, (window, window), anchor=(x, y), borderType=cv2.BORDER_CONSTANT)
-        return soft
+            mask = cv2.blur(mask, (side, side), anchor=(x, y), borderType=cv2.BORDER_CONSTANT)
+        return mask * np.float32(1 / 255)
 
 
 def _fill(
-    shapes: Sequence[Floats], left: int, top: int, height: int, width: int
-) -> npt.NDArray[np.uint8]:
-    """Return the smooth-edged ``(height, width)`` mask of outlines, in [0, 255]."""
-    mask = np.zeros((height, width), np.uint8)
+    shapes: Sequence[Floats], start: npt.NDArray[np.int_], stop: npt.NDArray[np.int_]
+) -> Image:
+    """Return the smooth-edged mask in [0, 255] of outlines inside a box with corners (x, y)."""
+    mask = np.zeros((stop - start)[::-1], np.uint8)
     for shape in shapes:
-        fixed = np.round((shape - (left, top)) * 16).astype(np.int32)
+        fixed = np.round((shape - start) * 16).astype(np.int32)
         cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, shift=4)
     return mask
 
 
-def draw_photo(species: Species, size: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+def draw_photo(species: Species, size: int, rng: np.random.Generator) -> Image:
     """Draw one photo of a species: ``(H, W, 3)`` RGB, shorter side about ``size`` pixels."""
     short = size * (rng.uniform(1.5, 1.75) if rng.random() < 1 / 8 else rng.uniform(0.8, 1.2))
-    sides = round(short), round(short * rng.choice([1, 5 / 4, 4 / 3, 3 / 2]))
-    scene = _Scene(*(sides[::-1] if rng.random() < 0.3 else sides), rng)
+    sides = [round(short), round(short * rng.choice([1, 5 / 4, 4 / 3, 3 / 2]))]
+    height, width = sides[::-1] if rng.random() < 0.3 else sides
+    scene = _Scene(height, width, rng)
     _draw_forest(scene)
-    _strew_pebbles(scene)
-    for pose in _arrange(scene, species):
-        _draw_mushroom(scene, species, pose)
+    _draw_troop(scene, species)
     _draw_grass(scene)
     return _expose(scene)
 
@@ -398,255 +372,190 @@ _WOODS: tuple[tuple[Colour, Colour, Colour], ...] = (  # soil, ground cover, far
 
 
 def _draw_forest(scene: _Scene) -> None:
-    """Fill the canvas: blurred woods behind, textured ground in front, and a soft horizon."""
+    """Fill the canvas: blurred woods, a soft horizon, and ground with leaves and pebbles."""
     rng, unit = scene.rng, scene.unit
-    soil, cover, far = np.array(_WOODS[rng.integers(len(_WOODS))], float) * rng.uniform(0.8, 1.2)
-    scene.canvas[:] = soil + (far - soil) * 0.55 * scene.noise(2, 2)[..., None]
-    for _ in range(rng.integers(6, 16)):  # bokeh
-        disc = _blob(rng, rng.uniform(0.02, 0.08) * unit, 20, 0) + _anywhere(scene, 0, 0.6)
-        scene.paint([disc], far * 1.25, relief=0, opacity=rng.uniform(0.1, 0.4), feather=unit / 60)
+    woods = np.array(_WOODS[rng.integers(len(_WOODS))], np.float32)
+    soil, cover, far = woods * np.float32(rng.uniform(0.8, 1.2))
+    scene.canvas += soil + (far - soil) * (0.55 * scene.noise(2, 2))[..., None]
+    for _ in range(rng.integers(6, 16)):  # discs out of focus
+        disc = _blob(rng, rng.uniform(0.02, 0.08) * unit, 20) + scene.anywhere(0, 0.6)
+        scene.paint([disc], far * 1.25, opacity=rng.uniform(0.1, 0.4), feather=unit / 60)
 
-    ground: Floats = soil + (cover - soil) * scene.noise(10, 4)[..., None] ** 2 * 1.7
-    horizon = scene.height * rng.uniform(0.4, 0.62)
-    depth = (np.arange(scene.height) - horizon) / (0.12 * scene.height)
-    scene.canvas += np.clip(depth, 0, 1)[:, None, None] * (ground - scene.canvas)
-    for _ in range(rng.integers(10, 50)):  # fallen leaves
-        foot = _anywhere(scene, horizon / scene.height, 1.05)
-        width = unit * 0.14 * (foot[1] - horizon) / (scene.height - horizon) + 2
-        leaf = _leaf(width, rng.uniform(0, 2 * np.pi)) * (1, 0.5) + foot
-        tint = cover * rng.uniform(0.5, 1.3, 3)
-        scene.paint([leaf + (0, unit / 90)], soil * 0.4, relief=0, opacity=0.5, feather=unit / 80)
-        scene.paint([leaf], tint, relief=0.3)
-
-
-def _strew_pebbles(scene: _Scene) -> None:
-    """Put a few stones on the ground: round like a puffball, and nothing to learn from."""
-    for _ in range(scene.rng.integers(0, 5)):
-        radius = scene.rng.uniform(0.015, 0.06) * scene.unit
-        stone = _blob(scene.rng, radius, 12, 0.15) * (1.3, 0.8) + _anywhere(scene, 0.7, 1)
-        scene.paint([stone], np.full(3, scene.rng.uniform(90, 190)), relief=0.6)
+    horizon = rng.uniform(0.4, 0.62)
+    nearness = np.clip((np.linspace(0, 1, scene.height) - horizon) / 0.12, 0, 1)
+    ground = soil + (cover - soil) * (1.7 * scene.noise(10, 4) ** 2)[..., None]
+    scene.canvas += nearness.astype(np.float32)[:, None, None] * (ground - scene.canvas)
+    for _ in range(rng.integers(10, 40)):  # fallen leaves, smaller far away
+        spot = scene.anywhere(horizon, 1.05)
+        length = unit * 0.14 * (spot[1] / scene.height - horizon) / (1 - horizon) + 2
+        leaf = _blob(rng, length / 2, 8, 0.3) * rng.uniform(0.3, 1, 2) + spot
+        scene.paint([leaf + np.array((0, unit / 90))], soil * 0.4, opacity=0.5, feather=unit / 80)
+        scene.paint([leaf], cover * rng.uniform(0.5, 1.3, 3), relief=0.3)
+    for _ in range(rng.integers(0, 5)):  # pebbles: round as a puffball, to learn nothing from
+        stone = _blob(rng, rng.uniform(0.015, 0.06) * unit, 12, 0.15) * (1.3, 0.8)
+        grey = np.full(3, rng.uniform(90, 190))
+        scene.paint([stone + scene.anywhere(0.7, 1)], grey, relief=0.6)
 
 
 def _draw_grass(scene: _Scene) -> None:
     """Let blades of grass hide a part of what stands behind them."""
-    rng, unit = scene.rng, scene.unit
-    for _ in range(rng.integers(4, 26)):
-        foot = _anywhere(scene, 0.93, 1.08)
-        tip = foot + (rng.normal(0, 0.12) * unit, -rng.uniform(0.08, 0.4) * unit)
-        green = np.array([rng.uniform(70, 150), rng.uniform(110, 165), rng.uniform(30, 70)])
-        scene.paint([_blade(foot, tip, unit * rng.uniform(0.006, 0.014))], green, relief=0.2)
+    for _ in range(scene.rng.integers(4, 26)):
+        reach = scene.rng.normal(0, 0.12), -scene.rng.uniform(0.08, 0.4)
+        blade = _blade(np.array(reach), scene.rng.uniform(0.006, 0.014)) * scene.unit
+        green = scene.rng.uniform((70, 110, 30), (150, 165, 70))
+        scene.paint([blade + scene.anywhere(0.93, 1.08)], green, relief=0.2)
 
 
-def _expose(scene: _Scene) -> npt.NDArray[np.uint8]:
+def _expose(scene: _Scene) -> Image:
     """Take the photo: colour cast, exposure, vignette, blur, sensor noise."""
-    rng, canvas = scene.rng, scene.canvas
-    cast = rng.uniform(0.82, 1.15, 3) * rng.uniform(0.8, 1.2)
-    y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in canvas.shape[:2])
-    vignette = 1 - rng.uniform(0, 0.3) * (y[:, None] ** 2 + x**2) / 2
-    canvas = canvas * vignette[..., None] * cast.astype(np.float32)
+    rng = scene.rng
+    cast = rng.uniform(0.86, 1.14, 3) * rng.uniform(0.8, 1.2)
+    y, x = (np.linspace(-1, 1, side) ** 2 for side in (scene.height, scene.width))
+    vignette = 1 - rng.uniform(0, 0.15) * (y[:, None] + x)
+    photo = scene.canvas * vignette.astype(np.float32)[..., None] * cast.astype(np.float32)
     if (sigma := rng.uniform(-0.6, 1.2) * scene.unit / 320) > 0.3:
-        canvas = cv2.GaussianBlur(canvas, (0, 0), sigma)
-    noise = rng.standard_normal(canvas.shape[:2], np.float32) * rng.uniform(1, 6)
-    exposed: npt.NDArray[np.uint8] = np.clip(canvas + noise[..., None], 0, 255).astype(np.uint8)
-    return exposed
+        photo = cv2.GaussianBlur(photo, (0, 0), sigma)
+    noise = rng.standard_normal(photo.shape[:2], np.float32) * np.float32(rng.uniform(1, 6))
+    return np.clip(photo + noise[..., None], 0, 255).astype(np.uint8)
 
 
-# Mushrooms.
+def _draw_troop(scene: _Scene, species: Species) -> None:
+    """Place the mushrooms of one photo side by side and draw the far ones first."""
+    rng = scene.rng
+    count = int(rng.integers(species.troop[0], species.troop[1] + 1))
+    middle = rng.uniform((0.38, 0.85), (0.62, 0.98)) * (scene.width, scene.height)
+    height = scene.unit * species.size * rng.uniform(0.5, 0.8) * count**-0.15
+    view, mushrooms = rng.uniform(-1, 1), []
+    for rank in range(count):
+        side = (rank - (count - 1) / 2) * rng.uniform(0.65, 1.2) * (0.3 + species.cap[0])
+        foot = middle + height * np.array([side, rng.uniform(-0.16, 0.02)])
+        tall = height * rng.uniform(0.55 if rank else 0.9, 1)
+        turn = rng.normal((0.12 * side, 0, view), (0.1, 0.06, 0.15))
+        mushrooms.append(_Mushroom(scene, species, foot, tall, *turn.tolist()))
+    for mushroom in sorted(mushrooms, key=lambda mushroom: float(mushroom.foot[1])):
+        mushroom.draw()
 
 
-@dataclass(frozen=True, slots=True)
-class _Pose:
-    """Where a mushroom stands, how large it is, and from where it is seen."""
+@dataclass(slots=True)
+class _Mushroom:
+    """One mushroom: where it stands, how it leans, and from where it is seen."""
 
+    scene: _Scene
+    species: Species
     foot: Floats
-    height: float
+    tall: float
     lean: float
     bend: float
     view: float
     """Camera above the cap (towards 1) or below it (towards -1), where the underside shows."""
 
-    def place(self, outline: Floats) -> Floats:
+    def draw(self) -> None:
+        """Draw the parts; the view decides which lies in front."""
+        rng, species = self.scene.rng, self.species
+        shadow = _blob(rng, self.tall * 0.3, 24) * (1.3, 0.35) + self.foot
+        self.scene.paint([shadow], (0, 0, 0), opacity=0.55, feather=self.tall * 0.12)
+        share = rng.random()
+        colour = (1 - share) * np.array(species.hues[0]) + share * np.array(species.hues[1])
+        half, height = np.array(species.cap) * rng.uniform(0.85, 1.12, 2)
+        if species.underside == "ridges":
+            self._draw_funnel(half, colour)
+        elif species.underside and self.view < 0:
+            cap = self._draw_cap(half, height, colour)
+            self._draw_underside(half, 1 - height, cap)
+            self._draw_stem(1 - height)
+        else:
+            self._draw_stem(1 - height)
+            self._draw_cap(half, height, colour)
+
+    def _place(self, outline: Floats) -> Floats:
         """Map an outline from the mushroom's own lengths to pixels."""
-        x = outline[:, 0] + self.bend * outline[:, 1] ** 2
+        x, y = outline[:, 0] + self.bend * outline[:, 1] ** 2, outline[:, 1]
         cos, sin = np.cos(self.lean), np.sin(self.lean)
-        turned = np.stack([x * cos + outline[:, 1] * sin, x * sin - outline[:, 1] * cos], axis=1)
-        placed: Floats = self.foot + self.height * turned
-        return placed
+        return self.foot + self.tall * np.stack([x * cos + y * sin, x * sin - y * cos], axis=1)
 
+    def _rim(self, half: float) -> float:
+        """Half height of the ellipse that the rim of the cap makes in this view."""
+        return half * (0.1 + 0.3 * min(abs(self.view), 1))
 
-def _arrange(scene: _Scene, species: Species) -> list[_Pose]:
-    """Place a troop of mushrooms, the far ones first."""
-    rng, unit = scene.rng, scene.unit
-    count = int(rng.integers(species.troop[0], species.troop[1] + 1))
-    middle = np.array(
-        [scene.width * rng.uniform(0.38, 0.62), scene.height * rng.uniform(0.85, 0.98)]
-    )
-    height = unit * rng.uniform(0.5, 0.8) * count**-0.15
-    view = rng.uniform(-1, 1)
-    poses = []
-    for rank in range(count):
-        side = (rank - (count - 1) / 2) * rng.uniform(0.5, 0.9) * (0.3 + species.cap[0])
-        foot = middle + height * np.array([side * 1.3, rng.uniform(-0.16, 0.02)])
-        poses.append(
-            _Pose(
-                foot,
-                height * rng.uniform(0.55 if rank else 0.9, 1),
-                lean=rng.normal(0, 0.1) + 0.15 * side,
-                bend=rng.normal(0, 0.06),
-                view=float(np.clip(view + rng.normal(0, 0.15), -1, 1)),
-            )
-        )
-    return sorted(poses, key=lambda pose: float(pose.foot[1]))
+    def _draw_cap(self, half: float, height: float, colour: Floats) -> Floats:
+        """Draw the cap with its marks and a glint; return its outline [px]."""
+        rng, marks, (p, q) = self.scene.rng, self.species.cap_marks, self.species.shape
+        x = np.cos(np.linspace(0, np.pi, 40))
+        sag = 0.3 if self.species.shape is BALL else self._rim(half)
+        top = np.stack([x * half, 1 - height + height * (1 - np.abs(x) ** p) ** q], axis=1)
+        rim = np.stack([-x * half, 1 - height - sag * np.sqrt(1 - x**2)], axis=1)
+        cap = self._place(np.vstack([top, rim]))
+        self.scene.paint([cap], colour, relief=0.65)
+        if marks:
+            along, up = rng.uniform((-0.96, -0.1), (0.96, 0.95), (marks.count, 2)).T
+            y = 1 - height * (1 - up * (1 - np.abs(along) ** p) ** q)
+            self._draw_marks(marks, np.stack([along * half, y], axis=1), cap)
+        shine = (self.scene.light[0] * half * 0.4, 1 - height * 0.35)
+        glint, soft = _blob(rng, half * 0.28, 16) * (1, 0.5) + shine, self.tall * half * 0.2
+        gloss = rng.uniform(0.05, 0.3)
+        self.scene.paint([self._place(glint)], (255,) * 3, opacity=gloss, feather=soft, clip=cap)
+        return cap
 
+    def _draw_underside(self, half: float, rim: float, cap: Floats) -> None:
+        """Draw the gills or pores that show from below."""
+        angle = np.linspace(0, 2 * np.pi, 72)
+        disc = np.stack([np.cos(angle) * half, np.sin(angle) * self._rim(half)], axis=1)
+        middle = np.array((0, rim))
+        colour = np.array(self.species.under_colour) * self.scene.rng.uniform(0.8, 1)
+        self.scene.paint([self._place(disc * 0.95 + middle)], colour, relief=0.35, clip=cap)
+        if self.species.underside == "gills":
+            pairs = disc.reshape(-1, 2, 2)
+            gaps = [np.vstack([pair[:1] * 0.1, pair * 0.93]) + middle for pair in pairs]
+        else:
+            spots = disc * np.sqrt(self.scene.rng.uniform(0, 0.8, (72, 1)))
+            gaps = [_blob(self.scene.rng, 0.012, 6) + spot for spot in spots + middle]
+        self.scene.paint([self._place(gap) for gap in gaps], colour * 0.72, clip=cap)
 
-_PROFILES: dict[str, Callable[[Floats], Floats]] = {  # height of a cap over its half width
-    "dome": lambda x: (1 - x**2) ** 0.55,
-    "bun": lambda x: (1 - np.abs(x) ** 2.8) ** 0.45,
-    "plane": lambda x: (1 - x**4) ** 0.5,
-    "bell": lambda x: (1 - np.abs(x) ** 1.5) ** 0.9,
-    "egg": lambda x: (1 - np.abs(x) ** 2.4) ** 0.55,
-    "ball": lambda x: (1 - x**2) ** 0.5,
-    "funnel": lambda x: 0.25 * (1 - x**4) ** 0.5,
-}
+    def _draw_stem(self, top: float) -> None:
+        """Draw the stem from the foot to the cap, with its marks, ring and volva."""
+        rng, species = self.scene.rng, self.species
+        y = np.linspace(0, top + 0.02, 16)
+        half = species.stem * rng.uniform(0.8, 1.2)
+        width = half * (1 + species.bulb * (1 - y) ** 5) * np.minimum(1, 0.5 + 12 * y) ** 0.5
+        stem = self._place(_mirrored(width, y))
+        self.scene.paint([stem], np.array(species.stem_colour) * rng.uniform(0.85, 1), relief=0.6)
+        if marks := species.stem_marks:
+            self._draw_marks(marks, rng.uniform((-half, 0.05), (half, top), (marks.count, 2)), stem)
+        if species.ring:
+            y = species.ring * rng.uniform(0.94, 1.06) + np.array([0.03, 0, -0.06])
+            skirt = self._place(_mirrored(half * np.array([1, 1.5, 2]), y))
+            self.scene.paint([skirt], IVORY, relief=0.5)
+        if species.volva:
+            y = np.array([-0.03, 0, 0.1, 0.15])
+            cup = self._place(_mirrored(half * np.array([1.4, 2.2, 2.1, 2.4]), y))
+            self.scene.paint([cup], IVORY, relief=0.6)
 
-
-def _draw_mushroom(scene: _Scene, species: Species, pose: _Pose) -> None:
-    """Draw one mushroom; what lies in front of what depends on the view."""
-    rng = scene.rng
-    shadow = _blob(rng, pose.height * 0.3, 24, 0) * (1.3, 0.35) + pose.foot
-    scene.paint([shadow], np.zeros(3), relief=0, opacity=0.55, feather=pose.height * 0.12)
-    colour = _mixture(rng, species.hues)
-    half = species.cap[0] * rng.uniform(0.85, 1.12)
-    height = species.cap[1] * rng.uniform(0.85, 1.1)
-    if species.shape == "funnel":
-        _draw_funnel(scene, species, pose, half, colour)
-    elif species.underside and pose.view < 0:
-        cap = _draw_cap(scene, species, pose, half, height, colour)
-        _draw_underside(scene, species, pose, half, 1 - height, cap)
-        _draw_stem(scene, species, pose, 1 - height)
-    else:
-        _draw_stem(scene, species, pose, 1 - height)
-        _draw_cap(scene, species, pose, half, height, colour)
-
-
-def _draw_cap(
-    scene: _Scene, species: Species, pose: _Pose, half: float, height: float, colour: Floats
-) -> Floats:
-    """Draw the cap with its marks and return its outline [px]."""
-    x = np.cos(np.linspace(0, np.pi, 40))
-    top = np.stack([x * half, 1 - height + height * _PROFILES[species.shape](x)], axis=1)
-    sag = 0.42 if species.shape == "ball" else _rim(half, pose)
-    rim = np.stack([-x * half, 1 - height - sag * np.sqrt(1 - x**2)], axis=1)
-    cap = pose.place(np.vstack([top, rim]))
-    scene.paint([cap], colour, relief=0.65)
-    if species.cap_marks:
-        along, up = scene.rng.uniform((-1, -0.1), (1, 0.95), (species.cap_marks.count, 2)).T
-        along *= 0.96
-        spots = np.stack([along * half, 1 - height * (1 - up * _PROFILES[species.shape](along))], 1)
-        _draw_marks(scene, pose, species.cap_marks, spots, cap)
-    shine = np.array([scene.light[0] * half * 0.4, 1 - height * 0.35])
-    glint = pose.place(_blob(scene.rng, half * 0.28, 16, 0.1) * (1, 0.5) + shine)
-    white, gloss = np.full(3, 255.0), scene.rng.uniform(0.05, 0.3)
-    scene.paint([glint], white, relief=0, opacity=gloss, feather=pose.height * half * 0.2, clip=cap)
-    return cap
-
-
-def _draw_underside(
-    scene: _Scene, species: Species, pose: _Pose, half: float, rim: float, cap: Floats
-) -> None:
-    """Draw the gills or pores that show from below."""
-    angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-    disc = np.stack([np.cos(angle) * half, np.sin(angle) * _rim(half, pose)], axis=1)
-    middle = np.array([0, rim])
-    colour = np.array(species.under_colour) * scene.rng.uniform(0.8, 1.0)
-    scene.paint([pose.place(disc * 0.95 + middle)], colour, relief=0.35, clip=cap)
-    if species.underside == "gills":
-        gaps = [
-            np.stack([disc[i] * 0.1, disc[i] * 0.93, disc[i + 1] * 0.93]) for i in range(0, 71, 2)
+    def _draw_funnel(self, half: float, colour: Floats) -> None:
+        """Draw a vase with ridges that run down it, and the wavy bowl on top."""
+        y, under = np.linspace(0, 0.92, 24), np.array(self.species.under_colour)
+        width = self.species.stem + (half - self.species.stem) * (y / 0.92) ** 2.6
+        body = self._place(_mirrored(width, y))
+        self.scene.paint([body], under, relief=0.6)
+        lines = [np.stack([width * x, y], axis=1)[8:] for x in np.linspace(-0.9, 0.9, 13)]
+        ridges = [
+            self._place(np.vstack([line, line[::-1] + np.array((0.012, 0))])) for line in lines
         ]
-    else:
-        radii = np.sqrt(scene.rng.uniform(0, 0.8, (90, 1)))
-        gaps = [_blob(scene.rng, 0.011, 6, 0) + spot for spot in disc[np.arange(90) % 72] * radii]
-    scene.paint([pose.place(gap + middle) for gap in gaps], colour * 0.72, relief=0, clip=cap)
+        self.scene.paint(ridges, under * 0.75, clip=body)
+        bowl = _blob(self.scene.rng, half, 40) * (1.05, 0.16 + 0.18 * max(self.view, 0))
+        wave = 0.03 * np.sin(np.linspace(0, 10 * np.pi, 40) + self.scene.rng.uniform(0, 6))
+        rim, hollow = bowl + np.stack([0 * wave, 0.92 + wave], axis=1), bowl * 0.6 + (0, 0.93)
+        self.scene.paint([self._place(rim)], colour, relief=0.35)
+        soft = self.tall * half * 0.25
+        self.scene.paint([self._place(hollow)], colour * 0.6, opacity=0.7, feather=soft)
 
-
-def _draw_stem(scene: _Scene, species: Species, pose: _Pose, top: float) -> None:
-    """Draw the stem from the foot to the cap, with its marks, ring and volva."""
-    rng = scene.rng
-    y = np.linspace(0, top + 0.02, 16)
-    half = species.stem * rng.uniform(0.8, 1.2) * (1 + species.bulb * (1 - y) ** 5)
-    half[0] *= 0.75
-    stem = pose.place(_mirrored(half, y))
-    colour = np.array(species.stem_colour) * rng.uniform(0.85, 1.0)
-    scene.paint([stem], colour, relief=0.6)
-    if species.stem_marks:
-        spots = rng.uniform((-1.2, 0.05), (1.2, top), (species.stem_marks.count, 2))
-        _draw_marks(scene, pose, species.stem_marks, spots * (species.stem, 1), stem)
-    if species.ring:
-        y = species.ring * rng.uniform(0.94, 1.06) + np.array([0.03, 0, -0.06])
-        skirt = _mirrored(species.stem * np.array([1.0, 1.5, 2.0]), y)
-        scene.paint([pose.place(skirt)], np.array(IVORY) * 0.97, relief=0.5)
-    if species.volva:
-        cup = _mirrored(
-            species.stem * np.array([1.4, 2.2, 2.1, 2.4]), np.array([-0.03, 0, 0.1, 0.15])
-        )
-        scene.paint([pose.place(cup)], np.array(IVORY) * 0.93, relief=0.6)
-
-
-def _draw_funnel(scene: _Scene, species: Species, pose: _Pose, half: float, colour: Floats) -> None:
-    """Draw a vase with ridges that run down it, and the wavy bowl on top."""
-    y = np.linspace(0, 0.92, 24)
-    width = species.stem + (half - species.stem) * (y / 0.92) ** 2.6
-    body = pose.place(_mirrored(width, y))
-    under = np.array(species.under_colour, float)
-    scene.paint([body], under, relief=0.6)
-    ridges = []
-    for offset in np.linspace(-0.9, 0.9, 13):
-        line = np.stack([width * offset, y], axis=1)[8:]
-        ridges.append(pose.place(np.vstack([line, line[::-1] + (0.012, 0)])))
-    scene.paint(ridges, under * 0.75, relief=0, clip=body)
-    bowl = _blob(scene.rng, half, 40, 0) * (1.05, 0.16 + 0.18 * max(pose.view, 0))
-    wave = 0.03 * np.sin(np.linspace(0, 10 * np.pi, 40) + scene.rng.uniform(0, 6))
-    rim = bowl + np.stack([0 * wave, 0.92 + wave], axis=1)
-    scene.paint([pose.place(rim)], colour, relief=0.35)
-    hollow = bowl * 0.6 + (0, 0.93)
-    scene.paint(
-        [pose.place(hollow)], colour * 0.6, relief=0, opacity=0.7, feather=pose.height * half * 0.25
-    )
-
-
-def _draw_marks(scene: _Scene, pose: _Pose, marks: Marks, spots: Floats, clip: Floats) -> None:
-    """Draw one mark on each spot, inside the outline ``clip`` [px]."""
-    shapes = [
-        _blob(scene.rng, marks.radius * scene.rng.uniform(0.5, 1.2), 9, 0.2) * (1, marks.stretch)
-        + spot
-        for spot in spots
-    ]
-    scene.paint(
-        [pose.place(shape) for shape in shapes],
-        np.array(marks.colour, float),
-        relief=0.25,
-        clip=clip,
-    )
-
-
-# Outlines.
-
-
-def _rim(half: float, pose: _Pose) -> float:
-    """Half height of the ellipse that the rim of a cap makes in this view."""
-    return half * (0.1 + 0.3 * abs(pose.view))
-
-
-def _mixture(rng: np.random.Generator, ends: tuple[Colour, Colour]) -> Floats:
-    share = rng.random()
-    mixed: Floats = (1 - share) * np.array(ends[0]) + share * np.array(ends[1])
-    return mixed * rng.uniform(0.92, 1.08, 3)
-
-
-def _anywhere(scene: _Scene, top: float, bottom: float) -> Floats:
-    """Choose a point [px] between two heights, given as shares of the canvas."""
-    return scene.rng.uniform((0, top), (1, bottom)) * (scene.width, scene.height)
+    def _draw_marks(self, marks: Marks, spots: Floats, clip: Floats) -> None:
+        """Draw one mark on each spot, inside the outline ``clip`` [px]."""
+        rng, stretch = self.scene.rng, (1, marks.stretch)
+        radii = marks.radius * rng.uniform(0.5, 1.2, len(spots))
+        shapes = [
+            _blob(rng, r, 9, 0.2) * stretch + spot for r, spot in zip(radii, spots, strict=True)
+        ]
+        self.scene.paint([self._place(shape) for shape in shapes], marks.colour, 0.25, clip=clip)
 
 
 def _mirrored(half: Floats, y: Floats) -> Floats:
@@ -655,23 +564,15 @@ def _mirrored(half: Floats, y: Floats) -> Floats:
     return np.vstack([right, (right * (-1, 1))[::-1]])
 
 
-def _blob(rng: np.random.Generator, radius: float, corners: int, ragged: float) -> Floats:
+def _blob(rng: np.random.Generator, radius: float, corners: int, ragged: float = 0.0) -> Floats:
     """Round outline about (0, 0) whose corners stray by the share ``ragged``."""
     angle = np.linspace(0, 2 * np.pi, corners, endpoint=False)
     reach = radius * (1 + ragged * rng.uniform(-1, 1, corners))
     return np.stack([np.cos(angle) * reach, np.sin(angle) * reach], axis=1)
 
 
-def _leaf(length: float, angle: float) -> Floats:
-    x = np.linspace(-1, 1, 9)
-    outline = _mirrored(0.35 * np.sqrt(1 - x**2) * (1 - 0.3 * x), x) * length / 2
-    cos, sin = np.cos(angle), np.sin(angle)
-    turned: Floats = outline @ np.array([[cos, sin], [-sin, cos]])
-    return turned
-
-
-def _blade(foot: Floats, tip: Floats, width: float) -> Floats:
+def _blade(tip: Floats, width: float) -> Floats:
+    """Blade of grass that rises from (0, 0) and bends over to ``tip``."""
     t = np.linspace(0, 1, 8)[:, None]
-    spine = foot + (tip - foot) * np.hstack([t**2, t])
-    breadth = np.hstack([width * (1 - t), 0 * t])
+    spine, breadth = tip * np.hstack([t**2, t]), np.hstack([width * (1 - t), 0 * t])
     return np.vstack([spine - breadth, (spine + breadth)[::-1]])

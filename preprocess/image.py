@@ -25,7 +25,7 @@ REDUCING_GAP = 2  # decode at no less than twice the target: what Pillow's thumb
 DAMAGED_HINT = "damaged"
 
 
-class RejectedImage(Exception):  # noqa: N818 - an outcome, not an error
+class RejectedImage(Exception):
     """The photograph cannot be stored; the message is the reason, short enough for a table."""
 
 
@@ -149,7 +149,7 @@ def _exif_orientation(segment: bytes) -> int:
     try:
         exif.load(segment)
         value = exif.get(0x0112, 1)
-    except Exception:  # noqa: BLE001 - Pillow's parser raises what it meets, struct.error included
+    except Exception:  # Pillow's parser raises whatever it meets, struct.error included
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -215,6 +215,6 @@ def _stored(rgb: Pixels, payload: bytes, how: How) -> StoredImage:
 
 
 def _damage(error: Exception) -> str:
-    """libjpeg's words as a reason, without the byte counts that would make each one unique."""
+    """What libjpeg said as a reason, without the byte counts that would make each one unique."""
     words = str(error).split(":")[0].strip().lower() or "undecodable"
     return f"{DAMAGED_HINT} JPEG: {words}"

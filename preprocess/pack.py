@@ -416,8 +416,8 @@ def _publish(
 
 
 def _sample_of_rows(split: SplitCatalog, records: npt.NDArray[np.void]) -> npt.NDArray[np.int32]:
-    """Sample id of every CSV row, -1 where its file was rejected."""
-    sample_of_file = np.full(len(split), -1, np.int32)
+    """Sample id of every CSV row; ``-1 - label`` where its file was rejected."""
+    sample_of_file = (-1 - split.labels).astype(np.int32)
     sample_of_file[records["key"]] = np.arange(len(records), dtype=np.int32)
     return sample_of_file[split.rows].astype("<i4")
 

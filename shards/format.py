@@ -59,7 +59,7 @@ def samples_name(split: str) -> str:
 
 
 def rows_name(split: str) -> str:
-    """``'train' -> 'train.rows.npy'``: sample id of each CSV row, -1 where it was rejected."""
+    """``'train' -> 'train.rows.npy'``: sample id of each CSV row, ``-1 - label`` if rejected."""
     return f"{split}.rows.npy"
 
 

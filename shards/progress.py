@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 
+import click
 from tqdm import tqdm
 
 from shards.machine import human_time
@@ -39,11 +39,10 @@ class Progress:
             self._last_line = now
             rate = (self._done - self._initial) / (now - self._start)
             left = human_time((self._total - self._done) / rate) if rate else "unknown time"
-            print(
+            click.echo(
                 f"{self._label}: {self._done:,}/{self._total:,} {self._unit}, {rate:,.0f}/s, "
                 f"{left} left{', ' + note if note else ''}",
-                file=sys.stderr,
-                flush=True,
+                err=True,
             )
 
     def __enter__(self) -> Progress:

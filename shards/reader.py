@@ -94,7 +94,7 @@ class Split:
 
     @property
     def rows(self) -> npt.NDArray[np.int32]:
-        """``(rows,)`` sample id of every CSV row in file order, -1 where the file was rejected."""
+        """``(rows,)`` sample id of every CSV row in file order, ``-1 - label`` where rejected."""
         return self._table(rows_name(self.name), np.dtype("<i4"))
 
     def payload(self, sample: int) -> memoryview:

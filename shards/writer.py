@@ -124,7 +124,7 @@ def publish(
         directory: Where the shards already are.
         manifest: Complete but for the tables written here, whose hashes are added.
         records: For each split, all its samples in stored order.
-        rows: For each split, the sample id of every CSV row, -1 where it was rejected.
+        rows: For each split, the sample id of every CSV row, ``-1 - label`` where rejected.
         rejected: ``(split, path, reason)`` of every image left out.
     """
     files = dict(manifest.files)

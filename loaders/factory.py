@@ -1,0 +1,50 @@
+"""One place that picks a back end; each is imported only when it is chosen."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from typing import get_args
+
+from loaders.batch import Loader
+from loaders.config import Backend, LoaderConfig
+from shards.errors import UserError, unknown_name
+
+
+def create_loader(config: LoaderConfig) -> Loader:
+    """Open a loader.
+
+    Raises:
+        UserError: The back end does not exist, cannot run here, or does not fit the device.
+        ShardError: The shard set is missing, unfinished or damaged.
+    """
+    backend = config.backend
+    if backend == "auto":
+        backend, _ = choose_backend(config.device)
+        config = replace(config, backend=backend)
+    if backend == "opencv":
+        from loaders.opencv import OpenCVLoader
+
+        return OpenCVLoader(config)
+    if backend in ("dali", "dali-cpu"):
+        from loaders.dali import DaliLoader
+
+        return DaliLoader(config)
+    if backend == "torchvision":
+        from loaders.torchvision import TorchvisionLoader
+
+        return TorchvisionLoader(config)
+    if backend == "synthetic":
+        from loaders.synthetic import SyntheticLoader
+
+        return SyntheticLoader(config)
+    raise UserError(unknown_name("loader", backend, get_args(Backend)))
+
+
+def choose_backend(device: str) -> tuple[Backend, str]:
+    """What ``auto`` stands for on a device, and why."""
+    if not device.startswith("cuda"):
+        return "opencv", "fastest decoder on a CPU"
+    if importlib.util.find_spec("nvidia.dali") is None:
+        return "opencv", "DALI is not installed, so the CPU decodes; `make setup` installs it"
+    return "dali", "decodes on the GPU"

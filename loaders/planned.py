@@ -1,0 +1,79 @@
+"""What every planned back end starts from: an opened split, its plan, the transforms of a batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from loaders.augment import Transforms, draw_transforms, evaluation_transforms
+from loaders.config import LoaderConfig
+from loaders.plan import Plan, PlannedBatch, epoch_ids
+from shards.errors import UserError
+from shards.reader import ShardSet
+
+
+class PlannedSplit:
+    """A split, the order of its epochs, and what happens to each image.
+
+    Raises:
+        ShardError: From the constructor, where the shard set is missing or damaged.
+        UserError: From the constructor, where the split is smaller than one batch of training.
+    """
+
+    def __init__(self, config: LoaderConfig) -> None:
+        self.config = config
+        self.split = ShardSet(config.shards).split(config.split, verify=config.verify)
+        self.plan = Plan(
+            ids=epoch_ids(self.split, config.sampling, config.mini),
+            seed=config.seed,
+            shuffle=config.shuffle,
+            batch_size=config.batch_size,
+            rank=config.rank,
+            world_size=config.world_size,
+            drop_last=config.drop_last,
+        )
+        images = len(self.plan.ids)
+        if images == 0:
+            raise UserError(f"split {config.split!r} of {config.shards} holds no image")
+        if config.augment is not None and images < config.batch_size:
+            raise UserError(
+                f"batch size {config.batch_size} is larger than the {config.split} split "
+                f"({images} images an epoch); choose at most {images}"
+            )
+        self._labels = self.split.labels
+        self._widths = self.split.samples["width"].astype(np.int64)
+        self._heights = self.split.samples["height"].astype(np.int64)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches an epoch."""
+        return self.plan.steps_per_epoch
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Images an epoch over all ranks."""
+        return len(self.plan)
+
+    def transforms(self, epoch: int, batch: PlannedBatch) -> Transforms:
+        """What to do with each image of a batch."""
+        widths, heights = self._widths[batch.ids], self._heights[batch.ids]
+        config = self.config
+        if config.augment is None:
+            return evaluation_transforms(widths, heights, config.image_size, config.eval_resize)
+        return draw_transforms(
+            config.augment,
+            seed=config.seed,
+            epoch=epoch,
+            first_position=batch.first_position,
+            widths=widths,
+            heights=heights,
+            image_size=config.image_size,
+        )
+
+    def labels_and_ids(self, batch: PlannedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two ``(B,)`` int64 tensors on the CPU."""
+        return torch.from_numpy(self._labels[batch.ids]), torch.from_numpy(batch.ids.copy())
+
+    def close(self) -> None:
+        """Release the shards."""
+        self.split.close()

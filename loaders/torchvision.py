@@ -1,0 +1,123 @@
+"""The reference: Pillow and torchvision transforms in DataLoader workers, as a user would write it.
+
+The augmentation is torchvision's own (its ColorJitter clamps after each step, in random order), so
+it agrees with the planned back ends in the order of the samples but not in their pixels.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from loaders.augment import AugmentConfig
+from loaders.batch import Batch
+from loaders.config import LoaderConfig
+from loaders.plan import PlannedBatch
+from loaders.planned import PlannedSplit
+from shards.machine import allowed_cores
+from shards.reader import Split
+
+Item = tuple[torch.Tensor, int, int]
+
+
+class TorchvisionLoader:
+    """A DataLoader over stored images, or over the original files with ``originals``."""
+
+    name = "torchvision"
+
+    def __init__(self, config: LoaderConfig) -> None:
+        self._config = config
+        self._planned = PlannedSplit(config)
+        self._workers = config.threads or allowed_cores()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches an epoch."""
+        return self._planned.steps_per_epoch
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Images an epoch over all ranks."""
+        return self._planned.samples_per_epoch
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch; its workers start and end with it."""
+        config = self._config
+        planned = list(self._planned.plan.batches(epoch, first_step))
+        loader: DataLoader[Item] = DataLoader(
+            _Photographs(self._planned.split, config, epoch),
+            batch_sampler=[_addresses(batch) for batch in planned],
+            num_workers=self._workers,
+            collate_fn=_collate,
+            pin_memory=config.device.startswith("cuda"),
+            prefetch_factor=config.prefetch,
+        )
+        for images, labels, ids in loader:
+            yield Batch(
+                images.to(config.device, non_blocking=True).permute(0, 3, 1, 2),
+                labels.to(config.device, non_blocking=True),
+                ids.to(config.device, non_blocking=True),
+            )
+
+    def close(self) -> None:
+        """Release the shards."""
+        self._planned.close()
+
+
+class _Photographs(Dataset[Item]):
+    """``(position in the epoch, sample id)`` -> image (H, W, 3) uint8, label, id."""
+
+    def __init__(self, split: Split, config: LoaderConfig, epoch: int) -> None:
+        self._split = split
+        self._originals = config.originals
+        self._transform = reference_transform(config)
+        self._seed = (config.seed << 20) + epoch
+
+    def __getitem__(self, address: tuple[int, int]) -> Item:
+        position, sample = address
+        # Keyed by position, as the planned draws are: the same for any number of workers.
+        torch.manual_seed((self._seed << 32) + position)
+        image = Image.open(self._source(sample)).convert("RGB")
+        pixels: torch.Tensor = self._transform(image)
+        return pixels.permute(1, 2, 0), int(self._split.samples["label"][sample]), sample
+
+    def _source(self, sample: int) -> io.BytesIO | Path:
+        if self._originals is None:
+            return io.BytesIO(self._split.payload(sample))
+        return self._originals / str(self._split.metadata(sample)["path"])
+
+
+def reference_transform(config: LoaderConfig) -> v2.Transform:
+    """The baseline's transforms, ending in a ``(3, S, S)`` uint8 tensor."""
+    steps: list[torch.nn.Module]
+    if config.augment is None:
+        steps = [
+            v2.Resize(config.eval_resize, antialias=True),
+            v2.CenterCrop(config.image_size),
+        ]
+    else:
+        steps = _training_steps(config.augment, config.image_size)
+    return v2.Compose([*steps, v2.PILToTensor()])
+
+
+def _training_steps(augment: AugmentConfig, image_size: int) -> list[torch.nn.Module]:
+    return [
+        v2.RandomResizedCrop(image_size, scale=augment.crop_scale, ratio=augment.crop_ratio),
+        v2.RandomHorizontalFlip(augment.hflip_prob),
+        v2.ColorJitter(augment.brightness, augment.contrast, augment.saturation, augment.hue),
+    ]
+
+
+def _addresses(batch: PlannedBatch) -> list[tuple[int, int]]:
+    return [(batch.first_position + at, sample) for at, sample in enumerate(batch.ids.tolist())]
+
+
+def _collate(items: list[Item]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    images, labels, ids = zip(*items, strict=True)
+    return torch.stack(images), torch.tensor(labels), torch.tensor(ids)
