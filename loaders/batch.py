@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,7 +41,12 @@ class Loader(Protocol):
         """Images an epoch over all ranks."""
         ...
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    @property
+    def order_hash(self) -> str:
+        """Two loaders share it exactly if they show the same samples in the same order."""
+        ...
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
         """The batches of an epoch from ``first_step`` on; the batches before it are not decoded.
 
         A batch belongs to the caller and stays unchanged. Closing the iterator (``break`` and

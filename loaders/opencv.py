@@ -8,7 +8,7 @@ Pillow, to the last bit); OpenCV does the rest.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -58,7 +58,12 @@ class OpenCVLoader:
         """Images an epoch over all ranks."""
         return self._planned.samples_per_epoch
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    @property
+    def order_hash(self) -> str:
+        """Of the plan."""
+        return self._planned.order_hash
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
         """The batches of an epoch; ``prefetch`` of them are in work ahead of the consumer."""
         ahead: deque[_Pending] = deque()
         planned = self._planned.plan.batches(epoch, first_step)

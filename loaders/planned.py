@@ -54,6 +54,11 @@ class PlannedSplit:
         """Images an epoch over all ranks."""
         return len(self.plan)
 
+    @property
+    def order_hash(self) -> str:
+        """Of the plan."""
+        return self.plan.order_hash()
+
     def transforms(self, epoch: int, batch: PlannedBatch) -> Transforms:
         """What to do with each image of a batch."""
         widths, heights = self._widths[batch.ids], self._heights[batch.ids]

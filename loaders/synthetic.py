@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 
@@ -35,7 +35,12 @@ class SyntheticLoader:
         """Images an epoch over all ranks."""
         return self._planned.samples_per_epoch
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    @property
+    def order_hash(self) -> str:
+        """Of the plan."""
+        return self._planned.order_hash
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
         """The planned labels and ids with images that have nothing to do with them."""
         for batch in self._planned.plan.batches(epoch, first_step):
             labels, ids = self._planned.labels_and_ids(batch)

@@ -7,7 +7,7 @@ it agrees with the planned back ends in the order of the samples but not in thei
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import torch
@@ -46,7 +46,12 @@ class TorchvisionLoader:
         """Images an epoch over all ranks."""
         return self._planned.samples_per_epoch
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    @property
+    def order_hash(self) -> str:
+        """Of the plan."""
+        return self._planned.order_hash
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
         """The batches of an epoch; its workers start and end with it."""
         config = self._config
         planned = list(self._planned.plan.batches(epoch, first_step))

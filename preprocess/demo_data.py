@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle, islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +33,7 @@ __all__ = ["SPECIES", "DemoSummary", "draw_demo_data", "num_demo_photos"]
 Split = Literal["train", "val", "test"]
 Colour = tuple[int, int, int]  # RGB in [0, 255]
 Floats = npt.NDArray[np.floating]  # an outline is (N, 2): x, y
+Ints = npt.NDArray[np.int_]
 Image = npt.NDArray[np.uint8]
 
 KAGGLE_ROOT, PHOTOS, MARKER = "/kaggle/working/merged_dataset", "merged_dataset", "demo_data.json"
@@ -77,17 +81,17 @@ class Species:
 
 
 DOME, BUN, BELL, EGG, BALL, FLAT = (2, 0.55), (2.8, 0.45), (1.5, 0.9), (2.4, 0.55), (2, 0.5), (4, 1)
-BROWNS, ORANGES = ((98, 62, 38), (176, 122, 74)), ((190, 84, 36), (232, 150, 66))
+BROWNS, ORANGES = ((98, 62, 38), (192, 120, 70)), ((158, 84, 44), (228, 146, 68))
 IVORY, LEMON, YOLK = (238, 232, 216), (226, 204, 84), (240, 178, 52)
 PATCHES, SCABERS = Marks(26, 0.042, (244, 238, 224), 0.7), Marks(60, 0.009, (84, 76, 72), 1.5)
 SHAG, WARTS = Marks(64, 0.014, (178, 152, 122), 1.9), Marks(150, 0.011, (150, 126, 98))
 
 SPECIES: tuple[Species, ...] = (
-    Species("Amanita muscaria", DOME, (0.42, 0.36), ((186, 30, 22), (224, 104, 42)), 0.065,
+    Species("Amanita muscaria", DOME, (0.42, 0.36), ((176, 36, 26), (204, 112, 58)), 0.065,
             bulb=0.9, cap_marks=PATCHES, ring=0.5),
     Species("Amanita pantherina", DOME, (0.40, 0.33), BROWNS, 0.06,
             bulb=0.9, cap_marks=PATCHES, ring=0.46),
-    Species("Amanita phalloides", DOME, (0.40, 0.34), ((112, 118, 52), (190, 172, 104)), 0.06,
+    Species("Amanita phalloides", DOME, (0.40, 0.34), ((112, 112, 54), (186, 146, 92)), 0.06,
             bulb=0.7, ring=0.5, volva=True),
     Species("Leccinum scabrum", BUN, (0.29, 0.27), BROWNS, 0.075,
             underside="pores", stem_marks=SCABERS),
@@ -95,12 +99,12 @@ SPECIES: tuple[Species, ...] = (
             underside="pores", under_colour=(206, 200, 182), stem_marks=SCABERS),
     Species("Suillus luteus", BUN, (0.45, 0.36), BROWNS, 0.09, LEMON,
             underside="pores", under_colour=LEMON, ring=0.42),
-    Species("Suillus granulatus", BUN, (0.45, 0.36), ((140, 84, 44), (214, 146, 78)), 0.09, LEMON,
+    Species("Suillus granulatus", BUN, (0.45, 0.36), ((112, 68, 40), (204, 138, 78)), 0.09, LEMON,
             underside="pores", under_colour=LEMON),
-    Species("Mycena haematopus", BELL, (0.19, 0.26), ((122, 60, 52), (192, 128, 104)), 0.022,
-            (130, 72, 62), under_colour=(226, 196, 184), troop=(3, 6)),
-    Species("Mycena leaiana", BELL, (0.23, 0.22), ORANGES, 0.026,
-            (222, 164, 84), under_colour=(240, 190, 130), troop=(4, 7)),
+    Species("Mycena haematopus", BELL, (0.19, 0.26), ((122, 60, 52), (204, 128, 92)), 0.024,
+            (146, 86, 66), under_colour=(226, 196, 184), troop=(3, 6)),
+    Species("Mycena leaiana", BELL, (0.22, 0.23), ORANGES, 0.026,
+            (196, 134, 84), under_colour=(236, 192, 150), troop=(4, 7)),
     Species("Cantharellus cibarius", FLAT, (0.46, 0.2), ((222, 142, 30), (246, 200, 84)), 0.1,
             underside="ridges", under_colour=(236, 184, 76), troop=(1, 4)),
     Species("Coprinus comatus", EGG, (0.16, 0.62), ((214, 204, 184), (240, 236, 226)), 0.045,
@@ -153,12 +157,13 @@ def draw_demo_data(
     train_files: int = 40,
     eval_files: int = 10,
     size: int = 320,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] = lambda photos: None,
 ) -> DemoSummary:
     """Draw ``merged_dataset/<Species name>/<file>`` and ``train.csv``, ``val.csv``, ``test.csv``.
 
-    The same arguments give the same bytes, whatever the number of threads. The tables are written
+    The same arguments give the same bytes, whatever the number of cores. The tables are written
     last, so an interrupted run is never taken for a complete one; calling again completes it.
+    Large sets are drawn in processes, so a script calls this under ``if __name__ == "__main__"``.
 
     Args:
         out: Folder to fill; made if missing.
@@ -174,7 +179,7 @@ def draw_demo_data(
 
     Raises:
         FileExistsError: If ``out`` holds anything that is not from a call with these arguments.
-        ValueError: If a number of files is below 1 or ``size`` is below 32.
+        ValueError: If ``seed`` < 0, a number of files < 1, or ``size`` < 32.
     """
     arguments = {"seed": seed, "train_files": train_files, "eval_files": eval_files, "size": size}
     for name, least in {"seed": 0, "train_files": 1, "eval_files": 1, "size": 32}.items():
@@ -184,28 +189,14 @@ def draw_demo_data(
     for species in SPECIES:
         (out / PHOTOS / species.name).mkdir(parents=True, exist_ok=True)
     photos = list(_plan(train_files, eval_files))
-
-    def draw(photo: _Photo) -> bool:
-        path = out / PHOTOS / photo.path
-        if path.exists():
-            return False
-        key = np.random.SeedSequence((seed, photo.label, photo.index))
-        rng = np.random.Generator(np.random.Philox(key))
-        _write(path, _encode(draw_photo(SPECIES[photo.label], size, rng), path.suffix, rng))
-        return True
-
-    # Threads suffice: OpenCV and NumPy release the interpreter lock where the time goes.
-    pool, drawn = ThreadPoolExecutor(len(os.sched_getaffinity(0))), 0
-    try:
-        for done in as_completed([pool.submit(draw, photo) for photo in photos]):
-            drawn += done.result()
-            if progress:
-                progress(1)
-    finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for the rest to be drawn
+    missing = [photo for photo in photos if not (out / PHOTOS / photo.path).exists()]
+    for _ in photos[len(missing) :]:
+        progress(1)
+    for _ in _on_all_cores(partial(_draw_file, out, seed, size), missing):
+        progress(1)
     num = _write_tables(out, photos, seed)
     num_train = len(photos) - num["val"] - num["test"]
-    return DemoSummary(len(SPECIES), num_train, num["train"], num["val"], num["test"], drawn)
+    return DemoSummary(len(SPECIES), num_train, num["train"], num["val"], num["test"], len(missing))
 
 
 def num_demo_photos(train_files: int = 40, eval_files: int = 10) -> int:
@@ -222,6 +213,34 @@ def _plan(train_files: int, eval_files: int) -> Iterator[_Photo]:
         counts |= {"val": eval_files, "test": eval_files}
         splits = [split for split, count in counts.items() for _ in range(count)]
         yield from (_Photo(label, index, split) for index, split in enumerate(splits))
+
+
+def _on_all_cores(draw: Callable[[_Photo], None], photos: Sequence[_Photo]) -> Iterator[None]:
+    """Draw the photos, yielding after each."""
+    # Processes, as much of the work is many small steps under the interpreter lock; one takes
+    # as long to start as 20 photos take to draw.
+    workers = min(len(os.sched_getaffinity(0)), len(photos) // 50)
+    if workers < 2:
+        yield from map(draw, photos)
+        return
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
+    try:
+        yield from pool.map(draw, photos, chunksize=4)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; one answers
+    cv2.setNumThreads(1)
+
+
+def _draw_file(out: Path, seed: int, size: int, photo: _Photo) -> None:
+    """Draw and write one photo, from a random stream of its own."""
+    key = np.random.SeedSequence((seed, photo.label, photo.index))
+    rng = np.random.Generator(np.random.Philox(key))
+    image = draw_photo(SPECIES[photo.label], size, rng)
+    _write(out / PHOTOS / photo.path, _encode(image, Path(photo.path).suffix, rng))
 
 
 def _claim(out: Path, arguments: dict[str, int]) -> None:
@@ -320,15 +339,12 @@ class _Scene:
             mask = cv2.min(mask, _fill([clip], start, stop))
         if feather >= 1:
             mask = cv2.blur(mask, (int(feather), int(feather)), borderType=cv2.BORDER_REPLICATE)
-        body = np.asarray(colour, np.float32)
+        shade = np.ones(mask.shape, np.float32)
         if relief:
-            shade = 1 + relief * (self._lit(mask) * np.float32(1.5) - np.float32(0.95))
-            body = (shade * (np.float32(0.85) + np.float32(0.3) * self.grain[box]))[
-                ..., None
-            ] * body
-        self.canvas[box] += (mask * np.float32(opacity / 255))[..., None] * (
-            body - self.canvas[box]
-        )
+            shade = 1 + relief * (1.5 * self._lit(mask) - 0.95)
+            shade *= 0.85 + 0.3 * self.grain[box]
+        cover, patch = mask * np.float32(opacity / 255), self.canvas[box]
+        patch[:] = cv2.blendLinear(_dye(shade, 0, colour), patch, cover, 1 - cover)
 
     def _lit(self, mask: cv2.typing.MatLike) -> npt.NDArray[np.float32]:
         """Guess how lit each pixel is: the share of body in a window that lies off the light."""
@@ -340,9 +356,14 @@ class _Scene:
         return mask * np.float32(1 / 255)
 
 
-def _fill(
-    shapes: Sequence[Floats], start: npt.NDArray[np.int_], stop: npt.NDArray[np.int_]
-) -> Image:
+def _dye(values: Floats, dark: Floats | float, bright: Floats | Colour) -> cv2.typing.MatLike:
+    """Turn ``(H, W)`` values into ``(H, W, 3)`` colours: ``dark`` at 0, ``bright`` at 1."""
+    slope, offset = np.broadcast_arrays(np.subtract(bright, dark), dark)
+    # OpenCV, as the inner loop of NumPy would run over just 3 channels.
+    return cv2.transform(values, np.stack([slope, offset], axis=1).astype(np.float32))
+
+
+def _fill(shapes: Sequence[Floats], start: Ints, stop: Ints) -> Image:
     """Return the smooth-edged mask in [0, 255] of outlines inside a box with corners (x, y)."""
     mask = np.zeros((stop - start)[::-1], np.uint8)
     for shape in shapes:
@@ -376,21 +397,22 @@ def _draw_forest(scene: _Scene) -> None:
     rng, unit = scene.rng, scene.unit
     woods = np.array(_WOODS[rng.integers(len(_WOODS))], np.float32)
     soil, cover, far = woods * np.float32(rng.uniform(0.8, 1.2))
-    scene.canvas += soil + (far - soil) * (0.55 * scene.noise(2, 2))[..., None]
+    scene.canvas[:] = _dye(0.55 * scene.noise(2, 2), soil, far)
     for _ in range(rng.integers(6, 16)):  # discs out of focus
         disc = _blob(rng, rng.uniform(0.02, 0.08) * unit, 20) + scene.anywhere(0, 0.6)
         scene.paint([disc], far * 1.25, opacity=rng.uniform(0.1, 0.4), feather=unit / 60)
 
     horizon = rng.uniform(0.4, 0.62)
-    nearness = np.clip((np.linspace(0, 1, scene.height) - horizon) / 0.12, 0, 1)
-    ground = soil + (cover - soil) * (1.7 * scene.noise(10, 4) ** 2)[..., None]
-    scene.canvas += nearness.astype(np.float32)[:, None, None] * (ground - scene.canvas)
+    slope = np.clip((np.linspace(0, 1, scene.height) - horizon) / 0.12, 0, 1)
+    near = np.repeat(slope[:, None].astype(np.float32), scene.width, axis=1)
+    ground = _dye(1.7 * scene.noise(10, 4) ** 2, soil, cover)
+    scene.canvas[:] = cv2.blendLinear(ground, scene.canvas, near, 1 - near)
     for _ in range(rng.integers(10, 40)):  # fallen leaves, smaller far away
         spot = scene.anywhere(horizon, 1.05)
         length = unit * 0.14 * (spot[1] / scene.height - horizon) / (1 - horizon) + 2
         leaf = _blob(rng, length / 2, 8, 0.3) * rng.uniform(0.3, 1, 2) + spot
         scene.paint([leaf + np.array((0, unit / 90))], soil * 0.4, opacity=0.5, feather=unit / 80)
-        scene.paint([leaf], cover * rng.uniform(0.5, 1.3, 3), relief=0.3)
+        scene.paint([leaf], cover * rng.uniform(0.65, 1.2, 3), relief=0.3)
     for _ in range(rng.integers(0, 5)):  # pebbles: round as a puffball, to learn nothing from
         stone = _blob(rng, rng.uniform(0.015, 0.06) * unit, 12, 0.15) * (1.3, 0.8)
         grey = np.full(3, rng.uniform(90, 190))
@@ -399,7 +421,7 @@ def _draw_forest(scene: _Scene) -> None:
 
 def _draw_grass(scene: _Scene) -> None:
     """Let blades of grass hide a part of what stands behind them."""
-    for _ in range(scene.rng.integers(4, 26)):
+    for _ in range(scene.rng.integers(4, 36)):
         reach = scene.rng.normal(0, 0.12), -scene.rng.uniform(0.08, 0.4)
         blade = _blade(np.array(reach), scene.rng.uniform(0.006, 0.014)) * scene.unit
         green = scene.rng.uniform((70, 110, 30), (150, 165, 70))
@@ -409,22 +431,27 @@ def _draw_grass(scene: _Scene) -> None:
 def _expose(scene: _Scene) -> Image:
     """Take the photo: colour cast, exposure, vignette, blur, sensor noise."""
     rng = scene.rng
-    cast = rng.uniform(0.86, 1.14, 3) * rng.uniform(0.8, 1.2)
+    cast = rng.uniform(0.84, 1.16, 3) * rng.uniform(0.75, 1.2)
     y, x = (np.linspace(-1, 1, side) ** 2 for side in (scene.height, scene.width))
     vignette = 1 - rng.uniform(0, 0.15) * (y[:, None] + x)
-    photo = scene.canvas * vignette.astype(np.float32)[..., None] * cast.astype(np.float32)
+    photo: cv2.typing.MatLike = scene.canvas * _dye(vignette.astype(np.float32), 0, cast)
     if (sigma := rng.uniform(-0.6, 1.2) * scene.unit / 320) > 0.3:
         photo = cv2.GaussianBlur(photo, (0, 0), sigma)
     noise = rng.standard_normal(photo.shape[:2], np.float32) * np.float32(rng.uniform(1, 6))
-    return np.clip(photo + noise[..., None], 0, 255).astype(np.uint8)
+    photo += _dye(noise, 0, (1, 1, 1))
+    exposed: Image = np.clip(photo, 0, 255).astype(np.uint8)
+    return exposed
 
 
 def _draw_troop(scene: _Scene, species: Species) -> None:
     """Place the mushrooms of one photo side by side and draw the far ones first."""
     rng = scene.rng
+    # Rain washes patches off and rings tear, so no single trait decides.
+    worn = {trait: None for trait in ("cap_marks", "ring") if rng.random() < 0.2}
+    species = replace(species, **worn)
     count = int(rng.integers(species.troop[0], species.troop[1] + 1))
-    middle = rng.uniform((0.38, 0.85), (0.62, 0.98)) * (scene.width, scene.height)
-    height = scene.unit * species.size * rng.uniform(0.5, 0.8) * count**-0.15
+    middle = rng.uniform((0.3, 0.82), (0.7, 1)) * (scene.width, scene.height)
+    height = scene.unit * species.size * rng.uniform(0.35, 0.8) * count**-0.15
     view, mushrooms = rng.uniform(-1, 1), []
     for rank in range(count):
         side = (rank - (count - 1) / 2) * rng.uniform(0.65, 1.2) * (0.3 + species.cap[0])
@@ -454,7 +481,7 @@ class _Mushroom:
         rng, species = self.scene.rng, self.species
         shadow = _blob(rng, self.tall * 0.3, 24) * (1.3, 0.35) + self.foot
         self.scene.paint([shadow], (0, 0, 0), opacity=0.55, feather=self.tall * 0.12)
-        share = rng.random()
+        share = rng.uniform(-0.15, 1.15)
         colour = (1 - share) * np.array(species.hues[0]) + share * np.array(species.hues[1])
         half, height = np.array(species.cap) * rng.uniform(0.85, 1.12, 2)
         if species.underside == "ridges":
@@ -481,7 +508,7 @@ class _Mushroom:
         """Draw the cap with its marks and a glint; return its outline [px]."""
         rng, marks, (p, q) = self.scene.rng, self.species.cap_marks, self.species.shape
         x = np.cos(np.linspace(0, np.pi, 40))
-        sag = 0.3 if self.species.shape is BALL else self._rim(half)
+        sag = 0.3 if self.species.shape == BALL else self._rim(half)
         top = np.stack([x * half, 1 - height + height * (1 - np.abs(x) ** p) ** q], axis=1)
         rim = np.stack([-x * half, 1 - height - sag * np.sqrt(1 - x**2)], axis=1)
         cap = self._place(np.vstack([top, rim]))
@@ -537,9 +564,8 @@ class _Mushroom:
         body = self._place(_mirrored(width, y))
         self.scene.paint([body], under, relief=0.6)
         lines = [np.stack([width * x, y], axis=1)[8:] for x in np.linspace(-0.9, 0.9, 13)]
-        ridges = [
-            self._place(np.vstack([line, line[::-1] + np.array((0.012, 0))])) for line in lines
-        ]
+        thin = np.array((0.012, 0))
+        ridges = [self._place(np.vstack([line, line[::-1] + thin])) for line in lines]
         self.scene.paint(ridges, under * 0.75, clip=body)
         bowl = _blob(self.scene.rng, half, 40) * (1.05, 0.16 + 0.18 * max(self.view, 0))
         wave = 0.03 * np.sin(np.linspace(0, 10 * np.pi, 40) + self.scene.rng.uniform(0, 6))
@@ -551,10 +577,8 @@ class _Mushroom:
     def _draw_marks(self, marks: Marks, spots: Floats, clip: Floats) -> None:
         """Draw one mark on each spot, inside the outline ``clip`` [px]."""
         rng, stretch = self.scene.rng, (1, marks.stretch)
-        radii = marks.radius * rng.uniform(0.5, 1.2, len(spots))
-        shapes = [
-            _blob(rng, r, 9, 0.2) * stretch + spot for r, spot in zip(radii, spots, strict=True)
-        ]
+        radius = marks.radius * rng.uniform(0.5, 1.2, (len(spots), 1, 1))
+        shapes = spots[:, None] + radius * [_blob(rng, 1, 9, 0.2) * stretch for _ in spots]
         self.scene.paint([self._place(shape) for shape in shapes], marks.colour, 0.25, clip=clip)
 
 

@@ -27,6 +27,9 @@ def run(command: click.Command, prog_name: str) -> NoReturn:
         result = command.main(prog_name=prog_name, standalone_mode=False)
         sys.stdout.flush()  # a closed pipe shows here rather than at interpreter shutdown
         code = result if isinstance(result, int) else 0
+    except click.UsageError as error:
+        click.echo(f"error: {error.format_message()} (see {prog_name} --help)", err=True)
+        code = error.exit_code
     except click.ClickException as error:
         error.show()
         code = error.exit_code

@@ -14,10 +14,6 @@ import bench.doctor as module
 from bench.doctor import Finding, doctor, run_doctor
 
 
-def finding_named(name: str) -> Finding:
-    return next(finding for finding in run_doctor() if finding.name == name)
-
-
 def replace_module(monkeypatch: pytest.MonkeyPatch, name: str, fake: Any) -> None:
     original = module._import
     monkeypatch.setattr(
@@ -31,20 +27,25 @@ def linux_x86(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.platform, "machine", lambda: "x86_64")
 
 
-def test_doctor_reports_everything_that_a_bug_report_needs() -> None:
-    names = {finding.name for finding in run_doctor()}
+@pytest.fixture(scope="module")
+def findings() -> list[Finding]:
+    return run_doctor()
+
+
+def test_doctor_reports_everything_that_a_bug_report_needs(findings: list[Finding]) -> None:
+    names = {finding.name for finding in findings}
     assert names >= {"Python", "torch", "GPU", "DALI", "PIL", "OpenCV", "simplejpeg"}
     assert names >= {"bf16 on CPU", "C compiler", "CPU cores", "memory", "disk here"}
 
 
-def test_every_warning_and_problem_comes_with_a_remedy() -> None:
-    assert all(each.remedy for each in run_doctor() if each.level in ("warning", "problem"))
+def test_every_warning_and_problem_comes_with_a_remedy(findings: list[Finding]) -> None:
+    assert all(each.remedy for each in findings if each.level in ("warning", "problem"))
 
 
 @pytest.mark.usefixtures("linux_x86")
 def test_missing_dali_is_a_warning_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    finding = finding_named("DALI")
+    finding = module._dali()
     assert finding.level == "warning"
     assert "opencv loader" in finding.value
     assert "make -B setup" in finding.remedy
@@ -111,10 +112,10 @@ def test_an_unreadable_local_toml_is_a_problem(
 
 
 def test_command_exits_1_on_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    findings = [
+    found = [
         Finding(name="torch", value="cannot be imported", level="problem", remedy="make -B setup")
     ]
-    monkeypatch.setattr(module, "run_doctor", lambda: findings)
+    monkeypatch.setattr(module, "run_doctor", lambda: found)
     result = CliRunner().invoke(doctor)
     assert result.exit_code == 1
     assert "PROBLEM" in result.output
@@ -122,11 +123,11 @@ def test_command_exits_1_on_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_command_exits_0_with_notes_and_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
-    findings = [
+    found = [
         Finding(name="CPU cores", value="2 allowed of 64", level="note"),
         Finding(name="GPU", value="one that torch cannot use", level="warning", remedy="update"),
     ]
-    monkeypatch.setattr(module, "run_doctor", lambda: findings)
+    monkeypatch.setattr(module, "run_doctor", lambda: found)
     result = CliRunner().invoke(doctor)
     assert result.exit_code == 0
     assert "WARNING" in result.output

@@ -1,0 +1,61 @@
+"""Checkpoints: tensors and plain data only, written atomically, loaded without running code."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shards.errors import UserError
+from shards.writer import atomic_file
+from train.models import Classifier, create_model
+from train.recipes import TrainConfig
+
+CHECKPOINT_VERSION = 1
+LAST, BEST = "last.pt", "best.pt"
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint; a crash or a full disk leaves the previous one as it was."""
+    with atomic_file(path) as file:
+        torch.save({"hyphae_checkpoint": CHECKPOINT_VERSION, **content}, file)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; nothing in it is executed.
+
+    Raises:
+        UserError: No such file, damaged, or not a checkpoint of ours.
+    """
+    if path.is_dir():
+        path = path / BEST
+    if not path.is_file():
+        raise UserError(f"no checkpoint {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path} holds more than tensors and plain data, so it is not loaded: it is not a "
+            "checkpoint of hyphae, and loading it could run code"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} is damaged or no checkpoint: {first_line}") from None
+    version = content.get("hyphae_checkpoint") if isinstance(content, dict) else None
+    if version != CHECKPOINT_VERSION:
+        raise UserError(
+            f"{path} is not a checkpoint of this hyphae (version {version!r}, expected "
+            f"{CHECKPOINT_VERSION})"
+        )
+    return dict(content)
+
+
+def model_from_checkpoint(content: dict[str, Any]) -> tuple[Classifier, TrainConfig]:
+    """The trained model, on the CPU, and the configuration of its run."""
+    config = TrainConfig.from_dict(content["config"])
+    model = create_model(config.arch, len(content["class_names"]), config.mean, config.std)
+    model.backbone.load_state_dict(content["model"], strict=True)
+    return model, config

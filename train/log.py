@@ -1,0 +1,42 @@
+"""The run folder: what is printed, JSON lines, TensorBoard. The one place to add a metric."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from torch.utils.tensorboard import SummaryWriter
+
+METRICS, LOG, CONFIG, SUMMARY = "metrics.jsonl", "train.log", "config.json", "summary.json"
+
+
+class RunLog:
+    """Everything that a run tells the world goes through here."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writer = SummaryWriter(str(folder))
+
+    def say(self, line: str) -> None:
+        """Print a line, and keep it in ``train.log``."""
+        click.echo(line)
+        with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def metrics(self, epoch: int, values: dict[str, float]) -> None:
+        """Record scalars such as ``val/miou`` of an epoch, counted from 1."""
+        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"epoch": epoch, **values}) + "\n")
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, epoch)
+        self._writer.flush()
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write ``config.json`` or ``summary.json``."""
+        (self.folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    def close(self) -> None:
+        """Finish the TensorBoard file."""
+        self._writer.close()

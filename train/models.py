@@ -1,0 +1,68 @@
+"""Architectures by their torchvision names, and the normalisation in front of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torchvision
+from torch import nn
+
+from shards.errors import UserError, unknown_name
+
+WITHOUT_AUX = {"googlenet": {"aux_logits": False, "init_weights": True},
+               "inception_v3": {"aux_logits": False, "init_weights": True}}  # fmt: skip
+"""Two architectures return extra heads in training unless told not to."""
+
+
+class Classifier(nn.Module):
+    """A backbone that takes bytes: normalisation is its first operation, fused by the compiler.
+
+    Args:
+        backbone: Maps ``(B, 3, H, W)`` floats to ``(B, K)`` logits.
+        mean: Of each RGB channel, values in [0, 1].
+        std: Of each RGB channel, values in [0, 1].
+    """
+
+    def __init__(self, backbone: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        scale = 1 / (255 * torch.tensor(std))
+        shift = -torch.tensor(mean) / torch.tensor(std)
+        # Not part of the checkpoint's weights: the configuration holds mean and std.
+        self.register_buffer("scale", scale.view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", shift.view(1, 3, 1, 1), persistent=False)
+        self.scale: torch.Tensor
+        self.shift: torch.Tensor
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """``(B, 3, H, W)`` uint8 -> ``(B, K)`` logits."""
+        logits: torch.Tensor = self.backbone(images.to(self.scale.dtype) * self.scale + self.shift)
+        return logits
+
+
+def list_archs() -> list[str]:
+    """Names of every torchvision classification model."""
+    return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def create_model(
+    arch: str, num_classes: int, mean: Sequence[float], std: Sequence[float]
+) -> Classifier:
+    """A randomly initialised model.
+
+    Raises:
+        UserError: No such architecture; the message names the nearest.
+    """
+    check_arch(arch)
+    backbone = torchvision.models.get_model(
+        arch, weights=None, num_classes=num_classes, **WITHOUT_AUX.get(arch, {})
+    )
+    return Classifier(backbone, mean, std)
+
+
+def check_arch(arch: str) -> None:
+    """Raise :class:`UserError` for a name that torchvision does not have."""
+    if arch not in (known := list_archs()):
+        hint = f"(`python -m train --list-archs` shows all {len(known)})"
+        raise UserError(unknown_name("arch", arch, known, hint))

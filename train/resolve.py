@@ -1,0 +1,97 @@
+"""``auto`` becomes a choice with a reason: device, precision, compile, loader, threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from loaders.config import Backend
+from loaders.factory import choose_backend
+from shards.machine import allowed_cores
+from train.device import DTYPES, choose_compile, choose_device, choose_precision
+from train.recipes import TrainConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """How a run uses the machine."""
+
+    device: torch.device
+    precision: str
+    """``fp32``, ``bf16`` or ``fp16``."""
+    compile: bool
+    loader: Backend
+    threads: int
+    """Of the loader; on a CPU also of the model."""
+    reasons: dict[str, str]
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether weights and activations lie in NHWC order, as the batches do."""
+        return self.device.type != "mps"
+
+    def autocast(self) -> torch.autocast:
+        """The context in which the model runs."""
+        return torch.autocast(
+            self.device.type, dtype=DTYPES[self.precision], enabled=self.precision != "fp32"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON and checkpoints."""
+        return {
+            "device": str(self.device),
+            "precision": self.precision,
+            "compile": self.compile,
+            "loader": self.loader,
+            "threads": self.threads,
+            "channels_last": self.channels_last,
+        }
+
+    def __str__(self) -> str:
+        named = {
+            "device": str(self.device),
+            "precision": self.precision,
+            "compile": "on" if self.compile else "off",
+            "loader": self.loader,
+            "threads": str(self.threads),
+        }
+        return "; ".join(f"{name} {value} ({self.reasons[name]})" for name, value in named.items())
+
+
+def resolve(config: TrainConfig) -> Resolved:
+    """Decide what the configuration leaves open, and set torch up accordingly.
+
+    Raises:
+        UserError: Something was asked for that this machine does not have.
+    """
+    device, device_reason = choose_device(config.device)
+    precision, precision_reason = choose_precision(config.precision, config.amp, device)
+    compiled, compile_reason = choose_compile(config.compile, device)
+    if config.loader == "auto":
+        loader, loader_reason = choose_backend(device.type)
+    else:
+        loader, loader_reason = config.loader, "asked for"
+    cores = allowed_cores()
+    threads = config.threads or cores
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+    elif device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True  # few shapes, thousands of steps
+    return Resolved(
+        device=device,
+        precision=precision,
+        compile=compiled,
+        loader=loader,
+        threads=threads,
+        reasons={
+            "device": device_reason,
+            "precision": precision_reason,
+            "compile": compile_reason,
+            "loader": loader_reason,
+            "threads": "asked for" if config.threads else f"{cores} cores allowed",
+        },
+    )

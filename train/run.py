@@ -1,0 +1,238 @@
+"""One run from configuration to summary: open, train, test the best epoch, report."""
+
+from __future__ import annotations
+
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+
+from shards.errors import UserError
+from shards.format import Manifest
+from shards.machine import human_time
+from shards.reader import ShardSet
+from shards.settings import refuse_code_folder
+from train.batches import eval_loader, train_loader
+from train.checkpoint import BEST, LAST, load_checkpoint
+from train.estimate import estimate
+from train.evaluate import Evaluation, evaluate_split, prepare_model, published_lines, result_row
+from train.interrupt import StopRequest
+from train.log import CONFIG, SUMMARY, RunLog
+from train.loop import Progressed, Session, create_optimizer, fit
+from train.models import check_arch, create_model
+from train.recipes import TrainConfig
+from train.resolve import resolve
+
+
+def start_run(config: TrainConfig, shards: Path, folder: Path) -> dict[str, Any]:
+    """Train from scratch and return the summary, which is also ``summary.json``.
+
+    Raises:
+        UserError: Something in the request cannot work; nothing was written.
+        Interrupted: A signal asked to stop; the run can be resumed.
+        JobError: Training failed.
+    """
+    refuse_code_folder(folder, "output folder")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "holds something already" if folder.is_dir() else "is a file"
+        raise UserError(f"output folder {folder} {what}; choose another, or --resume a run")
+    check_arch(config.arch)
+    manifest = ShardSet(shards).manifest
+    return _run(config, shards, manifest, folder, None)
+
+
+def resume_run(folder: Path, shards: Path | None) -> dict[str, Any]:
+    """Go on with an interrupted run exactly where it was saved.
+
+    Raises:
+        UserError: There is no such run, it is finished, or its data or order of samples changed.
+    """
+    if not (folder / LAST).is_file():
+        raise UserError(f"{folder} holds no run to resume (no {LAST} in it)")
+    content = load_checkpoint(folder / LAST)
+    config = TrainConfig.from_dict(content["config"])
+    if (folder / SUMMARY).exists():
+        raise UserError(f"{folder} is finished; its result is in {folder / SUMMARY}")
+    shards = shards or Path(content["shards"]["directory"])
+    manifest = ShardSet(shards).manifest
+    if manifest.fingerprint != content["shards"]["fingerprint"]:
+        raise UserError(
+            f"{shards} is not the shard set that this run was trained on; pass that one with "
+            "--shards, or start a new run"
+        )
+    return _run(config, shards, manifest, folder, content)
+
+
+def _run(
+    config: TrainConfig,
+    shards: Path,
+    manifest: Manifest,
+    folder: Path,
+    saved: dict[str, Any] | None,
+) -> dict[str, Any]:
+    resolved = resolve(config)
+    torch.manual_seed(config.seed)
+    train = train_loader(config, resolved, shards)
+    val = eval_loader(config, resolved, shards, "val")
+    model = create_model(config.arch, manifest.num_classes, config.mean, config.std)
+    network = prepare_model(model, resolved)
+    if resolved.compile:
+        network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
+    folder.mkdir(parents=True, exist_ok=True)
+    log = RunLog(folder)
+    try:
+        with StopRequest() as stop:
+            session = Session(
+                config=config,
+                resolved=resolved,
+                model=model,
+                network=network,
+                optimizer=create_optimizer(model, config, resolved.device),
+                scaler=torch.amp.GradScaler(
+                    resolved.device.type, enabled=resolved.precision == "fp16"
+                ),
+                train=train,
+                val=val,
+                num_classes=manifest.num_classes,
+                log=log,
+                stop=stop,
+                facts=_facts(manifest, shards, train),
+            )
+            if saved is not None:
+                _restore(session, saved)
+            _announce(session, manifest, shards)
+            fit(session)
+            return _finish(session, manifest, shards)
+    finally:
+        log.close()
+        train.close()
+        val.close()
+
+
+def _facts(manifest: Manifest, shards: Path, train: Any) -> dict[str, Any]:
+    return {
+        "class_names": list(manifest.class_names),
+        "shards": {"directory": str(shards.absolute()), "fingerprint": manifest.fingerprint},
+        "order_hash": train.order_hash,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of everything that a result may depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),  # a class of its own, which a checkpoint must not hold
+        "torchvision": str(torchvision.__version__),
+        "numpy": np.__version__,
+    }
+
+
+def _restore(session: Session, saved: dict[str, Any]) -> None:
+    """Put everything back as the checkpoint had it; name whatever differs."""
+    if saved["order_hash"] != session.facts["order_hash"]:
+        raise UserError(
+            f"the order of samples is not that of the run (hash {session.facts['order_hash']}, was "
+            f"{saved['order_hash']}): the versions of hyphae or NumPy differ; start a new run"
+        )
+    for what, now in (("resolved", session.resolved.to_dict()), ("versions", versions())):
+        for name, value in now.items():
+            if saved[what].get(name) != value:
+                session.log.say(f"note: {name} is {value} now, was {saved[what].get(name)}")
+    session.model.backbone.load_state_dict(saved["model"])
+    session.optimizer.load_state_dict(saved["optimizer"])
+    session.scaler.load_state_dict(saved["scaler"])
+    torch.set_rng_state(saved["rng"])
+    if "cuda_rng" in saved and session.resolved.device.type == "cuda":
+        torch.cuda.set_rng_state(saved["cuda_rng"], session.resolved.device)
+    session.done = Progressed(**saved["progress"])
+
+
+def _announce(session: Session, manifest: Manifest, shards: Path) -> None:
+    """Say what will run, with which choices, and how long it is going to take."""
+    config, say = session.config, session.log.say
+    session.log.write_json(
+        CONFIG,
+        {
+            "config": config.to_dict(),
+            "resolved": session.resolved.to_dict(),
+            **session.facts,
+        },
+    )
+    parameters = sum(each.numel() for each in session.model.parameters())
+    say(
+        f"{config.arch} ({parameters / 1e6:.1f} M parameters), recipe {config.recipe}, "
+        f"{config.epochs} epochs of {session.train.samples_per_epoch:,} images at "
+        f"{config.image_size} px, batch {config.batch_size}; {manifest.num_classes} classes "
+        f"of {shards}"
+    )
+    say(str(session.resolved))
+    say(
+        f"sampling {config.sampling}, order {session.facts['order_hash']}; run {session.log.folder}"
+    )
+    stored_side = manifest.options.get("short_side", config.image_size)
+    if config.image_size > stored_side:
+        say(
+            f"warning: image size {config.image_size} exceeds the shorter side that {shards} "
+            f"stores ({stored_side}); images will be blurred up: pack again with --short-side "
+            f"{config.image_size} or more"
+        )
+    if session.done.samples_seen:
+        say(f"resuming in epoch {session.done.epoch + 1} after step {session.done.step}")
+    test = manifest.splits.get("test")
+    expected = estimate(session, test.samples if test else 0)
+    say(
+        f"expected: {human_time(expected.seconds)} (step {expected.step_images_per_s:,.0f} img/s, "
+        f"loader {expected.loader_images_per_s:,.0f} img/s, each measured alone)"
+    )
+
+
+def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any]:
+    """Test the best epoch and write the summary."""
+    config, done, log = session.config, session.done, session.log
+    best = load_checkpoint(log.folder / BEST)
+    session.model.backbone.load_state_dict(best["model"])
+    has_test = "test" in manifest.splits
+    split = "test" if has_test else "val"
+    result = evaluate_split(
+        session.network, config, session.resolved, shards, split, session.num_classes
+    )
+    seconds = done.seconds + time.perf_counter() - session.started
+    summary = _summary(session, manifest, split, result, seconds)
+    log.write_json(SUMMARY, summary)
+    log.say(
+        f"best epoch {done.best_epoch} of {done.epoch} (val mIoU {done.best_miou:.4f}); recipe "
+        f"{config.recipe}, {done.samples_seen:,} samples seen in {human_time(seconds)}"
+    )
+    log.say(result_row(split, result))
+    if has_test:
+        for line in published_lines(manifest, config):
+            log.say(line)
+    log.say(f'evaluate it again: python -m train.evaluate "{log.folder / BEST}" --split {split}')
+    return summary
+
+
+def _summary(
+    session: Session, manifest: Manifest, split: str, result: Evaluation, seconds: float
+) -> dict[str, Any]:
+    config, done = session.config, session.done
+    return {
+        split: result.scores.as_dict(),
+        f"{split}_images": result.images,
+        "val_miou": done.best_miou,
+        "best_epoch": done.best_epoch,
+        "epochs": done.epoch,
+        "seconds": seconds,
+        "samples_seen": done.samples_seen,
+        "images_per_s": done.samples_seen / seconds,
+        "arch": config.arch,
+        "recipe": config.recipe,
+        "image_size": config.image_size,
+        "num_classes": manifest.num_classes,
+        "resolved": session.resolved.to_dict(),
+        **{name: session.facts[name] for name in ("shards", "order_hash", "versions")},
+    }
