@@ -7,6 +7,7 @@ other back ends. DALI draws nothing at random: what happens to an image comes wi
 from __future__ import annotations
 
 import gc
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,13 +25,14 @@ from shards.errors import ShardError, UserError
 from shards.machine import allowed_cores
 
 try:
-    from nvidia.dali import Pipeline, fn
-    from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
+    # Any, since the annotations that DALI ships cover only a part of it.
+    dali: Any = importlib.import_module("nvidia.dali")
 except (ImportError, OSError) as error:
     raise UserError(
         f"the loaders dali and dali-cpu need NVIDIA DALI, which does not import here ({error}); "
         "`make setup` installs it on Linux, and --loader opencv works without it"
     ) from error
+fn, types = dali.fn, dali.types
 
 GraphDevice = Literal["cpu", "gpu"]
 Feed = list[Any]
@@ -179,7 +181,7 @@ class DaliLoader:
 
 def define_graph(
     config: LoaderConfig, device: GraphDevice, source: Callable[[], Feed] | None = None
-) -> Pipeline:
+) -> Any:
     """A pipeline with the graph in it, checked for types and devices but not built.
 
     Building needs a GPU where ``device`` is ``gpu``; defining does not.
@@ -191,7 +193,7 @@ def define_graph(
     """
     on_gpu = device == "gpu"
     cores = allowed_cores()
-    pipeline = Pipeline(
+    pipeline = dali.Pipeline(
         batch_size=-(-config.batch_size // config.world_size),
         num_threads=config.threads or (min(cores, MAX_GPU_THREADS) if on_gpu else cores),
         # None: no GPU at all for the CPU graph, torch's current one for plain "cuda".
@@ -222,7 +224,7 @@ def graph(config: LoaderConfig, device: GraphDevice, source: Callable[[], Feed] 
         start=data["start"],
         shape=data["shape"],
         axis_names="HW",
-        output_type=DALIImageType.RGB,
+        output_type=types.RGB,
         adjust_orientation=False,  # packing did; the sizes that the crops are drawn from say so
         jpeg_fancy_upsampling=True,  # chroma as libjpeg's, so that pixels equal PIL's and OpenCV's
         hw_decoder_load=HW_DECODER_LOAD,
@@ -231,7 +233,7 @@ def graph(config: LoaderConfig, device: GraphDevice, source: Callable[[], Feed] 
     images = fn.resize(
         images,
         size=data["size"],
-        interp_type=DALIInterpType.INTERP_LINEAR,
+        interp_type=types.INTERP_LINEAR,
         antialias=config.resample == "antialias",
         device=device,
     )
@@ -256,17 +258,17 @@ def graph(config: LoaderConfig, device: GraphDevice, source: Callable[[], Feed] 
 def _inputs(config: LoaderConfig) -> dict[str, tuple[Any, int]]:
     """Name -> type and dimensions (without the batch) of what the graph of a config reads."""
     inputs = {
-        "payload": (DALIDataType.UINT8, 1),
-        "start": (DALIDataType.INT32, 1),
-        "shape": (DALIDataType.INT32, 1),
-        "size": (DALIDataType.FLOAT, 1),
+        "payload": (types.UINT8, 1),
+        "start": (types.INT32, 1),
+        "shape": (types.INT32, 1),
+        "size": (types.FLOAT, 1),
     }
     if config.augment is None:
-        return inputs | {"window": (DALIDataType.INT32, 1), "side": (DALIDataType.INT32, 1)}
+        return inputs | {"window": (types.INT32, 1), "side": (types.INT32, 1)}
     if config.augment.has_color:
-        inputs |= dict.fromkeys(COLOR_FACTORS, (DALIDataType.FLOAT, 0))
+        inputs |= dict.fromkeys(COLOR_FACTORS, (types.FLOAT, 0))
     if config.augment.hflip_prob > 0:
-        inputs |= {"flip": (DALIDataType.INT32, 0)}
+        inputs |= {"flip": (types.INT32, 0)}
     return inputs
 
 
@@ -277,8 +279,7 @@ class _Runner:
         self._feeds: Iterator[Feed] = iter(())
         self._source_error: Exception | None = None
         self._usable = True
-        # Any: its methods are not annotated.
-        self._pipeline: Any = define_graph(config, device, self._next_feed)
+        self._pipeline = define_graph(config, device, self._next_feed)
         self._pipeline.build()
 
     def start(self, feeds: Iterator[Feed]) -> None:

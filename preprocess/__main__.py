@@ -6,7 +6,6 @@ import multiprocessing
 import platform
 import signal
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -16,10 +15,12 @@ from preprocess.catalog import Catalog
 from preprocess.demo_data import draw_demo_data
 from preprocess.discover import read_catalog
 from preprocess.image import ImageOptions
-from preprocess.pack import ShardReport, ShardTask, expected_bytes, pack
+from preprocess.pack import OnProgress, expected_bytes, pack
+from preprocess.shard_task import ShardTask
 from shards.commands import HELP, run, stop_on_signals
 from shards.errors import UserError
 from shards.format import MANIFEST_NAME, WORK_NAME, Manifest
+from shards.job import ShardReport
 from shards.machine import allowed_cores, free_disk, human_bytes, human_time
 from shards.progress import Progress
 from shards.settings import refuse_code_folder, require_path
@@ -189,7 +190,7 @@ def summary(manifest: Manifest, out: Path, seconds: float) -> str:
     return "\n".join(lines)
 
 
-def _progress_of(progress: Progress) -> Callable[[ShardTask, ShardReport, bool], None]:
+def _progress_of(progress: Progress) -> OnProgress:
     megabytes, start = 0.0, time.perf_counter()
 
     def on_progress(task: ShardTask, report: ShardReport, new: bool) -> None:

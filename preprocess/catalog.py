@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-SPLITS = ("train", "val", "test")
 MISSING = -1
 """The size of a file that is not there."""
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.catalog import MISSING, SPLITS, Catalog, build_split, list_sizes
+from preprocess.catalog import MISSING, Catalog, build_split, list_sizes
 from shards.errors import UserError
+from shards.format import SPLITS
 
 PATH_COLUMNS = ("image_path", "filepath", "path", "file", "filename", "image")
 LABEL_COLUMNS = ("label", "class", "species", "class_name")

@@ -37,6 +37,7 @@ Ints = npt.NDArray[np.int_]
 Image = npt.NDArray[np.uint8]
 
 KAGGLE_ROOT, PHOTOS, MARKER = "/kaggle/working/merged_dataset", "merged_dataset", "demo_data.json"
+PHOTOS_PER_WORKER = 50  # fewer would be drawn while the process starts
 DRAWING = 1  # raise it whenever the same arguments give other bytes than before
 
 
@@ -217,9 +218,8 @@ def _plan(train_files: int, eval_files: int) -> Iterator[_Photo]:
 
 def _on_all_cores(draw: Callable[[_Photo], None], photos: Sequence[_Photo]) -> Iterator[None]:
     """Draw the photos, yielding after each."""
-    # Processes, as much of the work is many small steps under the interpreter lock; one takes
-    # as long to start as 20 photos take to draw.
-    workers = min(len(os.sched_getaffinity(0)), len(photos) // 50)
+    # Processes, as much of the work is many small steps under the interpreter lock.
+    workers = min(len(os.sched_getaffinity(0)), len(photos) // PHOTOS_PER_WORKER)
     if workers < 2:
         yield from map(draw, photos)
         return
@@ -431,7 +431,7 @@ def _draw_grass(scene: _Scene) -> None:
 def _expose(scene: _Scene) -> Image:
     """Take the photo: colour cast, exposure, vignette, blur, sensor noise."""
     rng = scene.rng
-    cast = rng.uniform(0.84, 1.16, 3) * rng.uniform(0.75, 1.2)
+    cast = rng.uniform(0.88, 1.12, 3) * rng.uniform(0.75, 1.2)
     y, x = (np.linspace(-1, 1, side) ** 2 for side in (scene.height, scene.width))
     vignette = 1 - rng.uniform(0, 0.15) * (y[:, None] + x)
     photo: cv2.typing.MatLike = scene.canvas * _dye(vignette.astype(np.float32), 0, cast)
@@ -447,11 +447,13 @@ def _draw_troop(scene: _Scene, species: Species) -> None:
     """Place the mushrooms of one photo side by side and draw the far ones first."""
     rng = scene.rng
     # Rain washes patches off and rings tear, so no single trait decides.
-    worn = {trait: None for trait in ("cap_marks", "ring") if rng.random() < 0.2}
-    species = replace(species, **worn)
+    if rng.random() < 0.2:
+        species = replace(species, cap_marks=None)
+    if rng.random() < 0.2:
+        species = replace(species, ring=None)
     count = int(rng.integers(species.troop[0], species.troop[1] + 1))
     middle = rng.uniform((0.3, 0.82), (0.7, 1)) * (scene.width, scene.height)
-    height = scene.unit * species.size * rng.uniform(0.35, 0.8) * count**-0.15
+    height = scene.unit * species.size * rng.uniform(0.4, 0.8) * count**-0.15
     view, mushrooms = rng.uniform(-1, 1), []
     for rank in range(count):
         side = (rank - (count - 1) / 2) * rng.uniform(0.65, 1.2) * (0.3 + species.cap[0])

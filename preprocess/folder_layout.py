@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.catalog import SPLITS, Catalog, SplitCatalog, build_split, list_sizes
+from preprocess.catalog import Catalog, SplitCatalog, build_split, list_sizes
 from shards.errors import UserError
+from shards.format import SPLITS
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 SPLIT_FOLDERS = {

@@ -14,6 +14,7 @@ import numpy as np
 from shards.errors import ShardError
 
 FORMAT_VERSION = 1
+SPLITS = ("train", "val", "test")
 MANIFEST_NAME = "manifest.json"
 REJECTED_NAME = "rejected.csv"
 WORK_NAME = ".pack"
@@ -158,7 +159,11 @@ class Manifest:
             **content
             | {
                 "class_names": tuple(content["class_names"]),
-                "splits": {k: SplitInfo(**v) for k, v in content["splits"].items()},
+                "splits": {
+                    name: SplitInfo(**content["splits"][name])
+                    for name in SPLITS
+                    if name in content["splits"]
+                },
                 "files": {k: FileInfo(**v) for k, v in content["files"].items()},
                 "pixels": {
                     k: PixelStats(mean=tuple(v["mean"]), std=tuple(v["std"]))

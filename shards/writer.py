@@ -129,8 +129,8 @@ def publish(
     """
     files = dict(manifest.files)
     for split, table in records.items():
-        files[samples_name(split)] = write_file(directory / samples_name(split), _npy(table))
-        files[rows_name(split)] = write_file(directory / rows_name(split), _npy(rows[split]))
+        files[samples_name(split)] = write_file(directory / samples_name(split), npy_bytes(table))
+        files[rows_name(split)] = write_file(directory / rows_name(split), npy_bytes(rows[split]))
     files[REJECTED_NAME] = write_rejected(directory, rejected)
     content = {name: getattr(manifest, name) for name in manifest.__dataclass_fields__}
     complete = Manifest(**content | {"files": files})
@@ -190,7 +190,8 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
     return int(offset)
 
 
-def _npy(table: npt.NDArray[Any]) -> bytes:
+def npy_bytes(table: npt.NDArray[Any]) -> bytes:
+    """An array as the content of an ``.npy`` file."""
     buffer = io.BytesIO()
     np.save(buffer, table, allow_pickle=False)
     return buffer.getvalue()

@@ -1,0 +1,126 @@
+"""A shard as one pure task over a fixed range of the catalogue."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from preprocess.catalog import Catalog
+from preprocess.image import ImageOptions, RejectedImage, StoredImage, store_image
+from shards.job import ShardReport
+from shards.writer import Sample, write_shard
+
+MAX_SHARD_FILES = 1000
+MIN_SHARD_FILES = 64
+SHARDS_WANTED = 16
+"""Small splits are cut into about this many shards, so that every core and reader gets some."""
+
+
+def shard_tasks(catalog: Catalog, out: Path, options: ImageOptions) -> Iterator[ShardTask]:
+    """Cut every split into ranges whose size depends on the split alone, never on the machine."""
+    for name, split in catalog.splits.items():
+        count = shard_files(len(split))
+        for shard, first in enumerate(range(0, len(split), count)):
+            part = slice(first, first + count)
+            yield ShardTask(
+                root=catalog.root,
+                out=out,
+                split=name,
+                shard=shard,
+                first_key=first,
+                paths=split.paths[part],
+                labels=split.labels[part].tolist(),
+                repeats=split.repeats[part].tolist(),
+                options=options,
+            )
+
+
+def shard_files(files: int) -> int:
+    """Photographs a shard of a split of ``files``.
+
+    >>> shard_files(688), shard_files(8000), shard_files(72_870)
+    (64, 500, 1000)
+    """
+    return max(MIN_SHARD_FILES, min(MAX_SHARD_FILES, -(-files // SHARDS_WANTED)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardTask:
+    """Everything one worker needs to make one shard; small enough to send anywhere."""
+
+    root: Path
+    out: Path
+    split: str
+    shard: int
+    first_key: int
+    paths: list[str]
+    labels: list[int]
+    repeats: list[int]
+    options: ImageOptions
+
+
+def pack_shard(task: ShardTask) -> ShardReport:
+    """Make one shard: read, check, resize, write. A pure function of its task and the files."""
+    cv2.setNumThreads(1)  # parallelism is one process a core; OpenCV's own would oversubscribe
+    stored: Counter[str] = Counter()
+    rejected: list[tuple[str, str]] = []
+    moments = np.zeros((2, 2, 3))
+    bytes_read = 0
+
+    def samples() -> Iterator[Sample]:
+        nonlocal bytes_read
+        for at, (path, label, repeats) in enumerate(
+            zip(task.paths, task.labels, task.repeats, strict=True)
+        ):
+            try:
+                data = _read(task.root / path)
+                image = store_image(data, task.options)
+            except RejectedImage as reason:
+                rejected.append((path, str(reason)))
+                continue
+            bytes_read += len(data)
+            stored[image.how] += 1
+            _add_moments(moments, image, repeats)
+            yield Sample(
+                key=task.first_key + at,
+                label=label,
+                repeats=repeats,
+                payload=image.payload,
+                extension="jpg",
+                width=image.width,
+                height=image.height,
+                metadata={"path": path},
+            )
+
+    written = write_shard(task.out, task.split, task.shard, samples())
+    report = ShardReport(
+        records=written.records,
+        files=written.files,
+        stored=dict(stored),
+        rejected=rejected,
+        bytes_read=bytes_read,
+        moments=moments,
+    )
+    report.write(task.out, task.split, task.shard)
+    return report
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise RejectedImage("missing") from None
+    except OSError as error:
+        raise RejectedImage(f"unreadable: {(error.strerror or 'error').lower()}") from None
+
+
+def _add_moments(moments: npt.NDArray[np.float64], image: StoredImage, repeats: int) -> None:
+    both = np.array([image.mean, image.mean_square])
+    moments[0] += both
+    moments[1] += both * repeats
