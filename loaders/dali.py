@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import gc
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -85,7 +86,7 @@ class DaliLoader:
         """Images an epoch over all ranks."""
         return self._planned.samples_per_epoch
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
         """The batches of an epoch, in the order of the plan whatever runs ahead inside DALI."""
         batches = list(self._planned.plan.batches(epoch, first_step))
         # DALI has no empty batches; a rank's share of the last global batch can be one.
@@ -113,7 +114,7 @@ class DaliLoader:
         self._planned.close()
 
     @contextmanager
-    def _runner(self, feeds: Iterator[Feed]) -> Iterator[_Runner]:
+    def _runner(self, feeds: Generator[Feed]) -> Iterator[_Runner]:
         """An idle pipeline or a new one, so that two epochs may be open at a time."""
         runner = self._idle.pop() if self._idle else _Runner(self._config, self._graph_device)
         runner.start(feeds)
@@ -123,7 +124,7 @@ class DaliLoader:
             if runner.stop():
                 self._idle.append(runner)
 
-    def _feeds(self, epoch: int, batches: Sequence[PlannedBatch]) -> Iterator[Feed]:
+    def _feeds(self, epoch: int, batches: Sequence[PlannedBatch]) -> Generator[Feed]:
         """What the graph reads, prepared one batch ahead by a thread."""
         with ThreadPoolExecutor(1, thread_name_prefix="hyphae-feed") as pool:
             ready: Future[Feed] | None = None
@@ -276,13 +277,13 @@ class _Runner:
     """A pipeline and the source that it pulls from, good for one epoch after another."""
 
     def __init__(self, config: LoaderConfig, device: GraphDevice) -> None:
-        self._feeds: Iterator[Feed] = iter(())
+        self._feeds: Generator[Feed] | None = None
         self._source_error: Exception | None = None
         self._usable = True
         self._pipeline = define_graph(config, device, self._next_feed)
         self._pipeline.build()
 
-    def start(self, feeds: Iterator[Feed]) -> None:
+    def start(self, feeds: Generator[Feed]) -> None:
         """Begin an epoch: the first call fills the queue."""
         self._feeds, self._source_error = feeds, None
         self._pipeline.schedule_run()
@@ -310,10 +311,10 @@ class _Runner:
 
     def stop(self) -> bool:
         """End the epoch, wherever it is; True if the pipeline can run another one."""
-        close = getattr(self._feeds, "close", None)
-        if close is not None:
-            close()
-        self._feeds = iter(())
+        if sys.is_finalizing():  # DALI has ended its pipelines before the interpreter gets here
+            return False
+        if self._feeds is not None:
+            self._feeds.close()  # what it has begun ends, and it yields no more
         try:
             while self._usable:
                 self._pipeline.share_outputs()
@@ -330,6 +331,7 @@ class _Runner:
 
     def _next_feed(self) -> Feed:
         """Called by DALI in the consumer's thread; a failure waits for its turn in the order."""
+        assert self._feeds is not None
         try:
             return next(self._feeds)
         except StopIteration:

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from preprocess.catalog import Catalog
-from preprocess.demo_data import draw_demo_data
+from preprocess.demo_data import draw_demo_data, num_demo_photos
 from preprocess.discover import read_catalog
 from preprocess.image import ImageOptions
 from preprocess.pack import OnProgress, expected_bytes, pack
@@ -47,7 +47,12 @@ def main() -> None:
 @click.option("--short-side", default=440, help="Scale images down to this shorter side [px].")
 @click.option("--quality", default=90, help="JPEG quality of images that are encoded anew.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: allowed cores]")
-@click.option("--seed", default=0, help="Of the stored order, and of a split made here.")
+@click.option(
+    "--seed",
+    default=0,
+    type=click.IntRange(0),
+    help="Of the stored order, and of a split made here.",
+)
 @click.option(
     "--max-rejected",
     default=1.0,
@@ -114,7 +119,7 @@ def pack_command(
 
 @main.command(name="demo-data", context_settings=HELP)
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--seed", default=0, help="Of everything that is drawn.")
+@click.option("--seed", default=0, type=click.IntRange(0), help="Of everything that is drawn.")
 @click.option("--train-files", default=40, type=click.IntRange(4), help="Of the largest class.")
 @click.option(
     "--eval-files", default=10, type=click.IntRange(1), help="Per class, for val and for test."
@@ -123,10 +128,18 @@ def demo_data_command(out: Path, seed: int, train_files: int, eval_files: int) -
     """Draw a data set of mushrooms in the Kaggle layout into OUT."""
     refuse_code_folder(out, "output folder")
     start = time.perf_counter()
-    try:
-        drawn = draw_demo_data(out, seed=seed, train_files=train_files, eval_files=eval_files)
-    except FileExistsError as error:
-        raise UserError(str(error)) from None
+    total = num_demo_photos(train_files, eval_files)
+    with Progress("drawing", total, "photos") as progress:
+        try:
+            drawn = draw_demo_data(
+                out,
+                seed=seed,
+                train_files=train_files,
+                eval_files=eval_files,
+                progress=progress.update,
+            )
+        except FileExistsError as error:
+            raise UserError(str(error)) from None
     click.echo(f"{out}: {drawn} in {human_time(time.perf_counter() - start)}")
 
 

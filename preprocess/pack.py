@@ -22,8 +22,8 @@ from preprocess.image import ImageOptions
 from preprocess.shard_task import ShardTask, pack_shard, shard_tasks
 from shards.commands import describe_os_error
 from shards.errors import JobError
-from shards.format import MANIFEST_NAME, Manifest
-from shards.job import Job, JobSplit, ShardReport, drop_work, finish_job, open_job
+from shards.format import MANIFEST_NAME, WORK_NAME, FileInfo, Manifest, index_name, shard_name
+from shards.job import Job, JobSplit, ShardReport, drop_work, finish_job, is_whole, open_job
 
 OnProgress = Callable[[ShardTask, ShardReport, bool], None]
 """Called with each shard that is done; the flag is False for one of an earlier run."""
@@ -60,7 +60,8 @@ def pack(
     if (out / MANIFEST_NAME).exists():
         manifest = Manifest.read(out)
         job.refuse_difference(Job.of_manifest(manifest), out)
-        drop_work(out)  # of a run that was killed between its last two steps
+        _restore(tasks, manifest, executor, on_progress)
+        drop_work(out)  # also of a run that was killed between its last two steps
         return manifest
     with open_job(out, job, _job_splits(catalog)):
         _run(tasks, executor, on_progress)
@@ -103,6 +104,43 @@ def _job_splits(catalog: Catalog) -> dict[str, JobSplit]:
         name: JobSplit(labels=split.labels.astype(np.int32), rows=split.rows)
         for name, split in catalog.splits.items()
     }
+
+
+def _restore(
+    tasks: list[ShardTask], manifest: Manifest, executor: Executor, on_progress: OnProgress
+) -> None:
+    """Make the shards of a published set that are no longer there, and check that they are equal.
+
+    Raises:
+        JobError: A table is gone, or a photograph changed since.
+    """
+    out = tasks[0].out
+    wanted = [(task, _files_of(task, manifest)) for task in tasks]
+    shard_files = {name for _, files in wanted for name in files}
+    for name, info in manifest.files.items():
+        if name not in shard_files and not is_whole(out, {name: info}):
+            raise JobError(
+                f"{out / name} is missing or damaged; delete {out / MANIFEST_NAME} as well and "
+                "pack again"
+            )
+    lost = [(task, files) for task, files in wanted if not is_whole(out, files)]
+    if not lost:
+        return
+    (out / WORK_NAME).mkdir(exist_ok=True)
+    _run([task for task, _ in lost], executor, on_progress)
+    for task, files in lost:
+        report = ShardReport.read(out, task.split, task.shard)
+        if report is None or report.files != files:
+            raise JobError(
+                f"{shard_name(task.split, task.shard)} came out differently than before: its "
+                f"photographs changed; remove {out} and pack again"
+            )
+
+
+def _files_of(task: ShardTask, manifest: Manifest) -> dict[str, FileInfo]:
+    """The files that a task made; none where all its photographs were rejected."""
+    names = (shard_name(task.split, task.shard), index_name(task.split, task.shard))
+    return {name: manifest.files[name] for name in names if name in manifest.files}
 
 
 def _run(

@@ -67,7 +67,7 @@ def draw_photo(rng: np.random.Generator, width: int, height: int) -> Pixels:
         cv2.ellipse(image, centre, axes, float(rng.integers(180)), 0, 360, colour, -1, cv2.LINE_AA)
     # A dark corner: a photograph that is mirrored or turned by mistake cannot pass for itself.
     image[: 1 + height // 6, : 1 + width // 6] = (10, 20, 30)
-    noise = rng.normal(0, 3, image.shape)
+    noise = rng.normal(0, 1.5, image.shape)
     return np.asarray(np.clip(image + noise, 0, 255), np.uint8)
 
 

@@ -166,19 +166,20 @@ def same(first: Batch, second: Batch) -> bool:
     )
 
 
-# Pixels. Measured with DALI 2.4.0 on x86-64 (mean / largest difference of 255): linear 0.12-0.15 / 1,
-# linear and colour 0.17 / 2, antialias 0.14-0.16 / 7. The tolerances leave room for other versions.
+# Pixels. Measured with DALI 2.4.0 on x86-64, here and on flowers17 at 128 and 224 px (mean / largest
+# difference of 255): linear 0.12-0.15 / 1; linear and colour 0.16-0.18 / 4, since contrast and
+# brightness enlarge the resampler's 1; antialias 0.11-0.16 / 1-15. The rest is room for versions.
 
 
 @pytest.mark.parametrize(
     ("options", "mean", "largest"),
     [
         ({"augment": NO_COLOR}, 0.3, 2),
-        ({"augment": AugmentConfig()}, 0.4, 3),
+        ({"augment": AugmentConfig()}, 0.4, 5),
         (evaluation(resample="linear"), 0.3, 2),
-        ({"augment": NO_COLOR, "resample": "antialias"}, 0.4, 16),
-        (evaluation(), 0.4, 16),
-        (evaluation(resize_size=SIZE), 0.4, 16),
+        ({"augment": NO_COLOR, "resample": "antialias"}, 0.4, 20),
+        (evaluation(), 0.4, 20),
+        (evaluation(resize_size=SIZE), 0.4, 20),
     ],
     ids=["train", "train-color", "eval-linear", "train-antialias", "eval", "eval-no-margin"],
 )

@@ -1,0 +1,179 @@
+"""What a measurement leaves behind: results with all their repeats, and the report around them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+RECORD_VERSION = 1
+NOT_MEASURED = "-"
+DERIVED = ("median", "spread")
+"""Written for whoever reads the JSON; computed again from the repeats when it is read back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One figure: every repeat of it, or the reason why there is none."""
+
+    name: str
+    repeats: tuple[float, ...] = ()
+    """All values, in the order in which they were measured."""
+    unit: str = "images/s"
+    measured: bool = True
+    """False where the values follow from other measurements, or where there are none."""
+    note: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What else is known: settings of this row, derived figures."""
+
+    def __post_init__(self) -> None:
+        if self.measured and not self.repeats:
+            raise ValueError(f"result {self.name!r} is called measured but has no repeats")
+
+    @property
+    def median(self) -> float | None:
+        """Of the repeats; None where there are none."""
+        return statistics.median(self.repeats) if self.repeats else None
+
+    @property
+    def spread(self) -> tuple[float, float] | None:
+        """Least and largest of the repeats; None where there are none."""
+        return (min(self.repeats), max(self.repeats)) if self.repeats else None
+
+
+def not_measured(name: str, why: str, unit: str = "images/s") -> Result:
+    """A row without a figure."""
+    return Result(name=name, unit=unit, measured=False, note=f"not measured: {why}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """Results that belong together."""
+
+    name: str
+    title: str
+    results: tuple[Result, ...]
+    reference: str | None = None
+    """Name of the result of which the others are printed as a share."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Plain data: image size, batch size, shard set, ..."""
+    notes: tuple[str, ...] = ()
+
+    def find(self, name: str) -> Result | None:
+        """The result of that name."""
+        return next((each for each in self.results if each.name == name), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What one command measured, and where."""
+
+    environment: dict[str, Any]
+    """Plain data: machine, versions, commit, command, load; see ``bench.environment``."""
+    sections: tuple[Section, ...]
+    record_version: int = RECORD_VERSION
+
+    def to_json(self) -> str:
+        """Readable text, the same for the same content."""
+        content = dataclasses.asdict(self)
+        for section, written in zip(self.sections, content["sections"], strict=True):
+            for result, row in zip(section.results, written["results"], strict=True):
+                row |= {name: getattr(result, name) for name in DERIVED}
+        return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """The reverse of :meth:`to_json`.
+
+        Raises:
+            ValueError: Not JSON, or a record of another version.
+        """
+        content = json.loads(text)
+        version = content.get("record_version") if isinstance(content, dict) else None
+        if version != RECORD_VERSION:
+            raise ValueError(f"bench record of version {version!r}, expected {RECORD_VERSION}")
+        return cls(
+            environment=content["environment"],
+            sections=tuple(_section(each) for each in content["sections"]),
+        )
+
+
+def _section(content: dict[str, Any]) -> Section:
+    results = tuple(
+        Result(
+            **{key: value for key, value in row.items() if key not in (*DERIVED, "repeats")},
+            repeats=tuple(row["repeats"]),
+        )
+        for row in content["results"]
+    )
+    return Section(**content | {"results": results, "notes": tuple(content["notes"])})
+
+
+def render(section: Section) -> str:
+    """The section as text: median, spread, number of repeats, share of the reference, note."""
+    reference = section.find(section.reference) if section.reference else None
+    header = ["", "median", "min..max", "n", ""]
+    if reference is not None:
+        header.insert(4, f"of {reference.name}")
+    rows = [_row(result, reference) for result in section.results]
+    lines = [section.title, *_indented(text_table([header, *rows], left=(0, len(header) - 1)))]
+    return "\n".join(lines + [f"  note: {note}" for note in section.notes])
+
+
+def _row(result: Result, reference: Result | None) -> list[str]:
+    cells = [result.name, figure(result), spread(result), str(len(result.repeats) or NOT_MEASURED)]
+    if reference is not None:
+        cells.append(_share(result, reference))
+    return [*cells, result.note]
+
+
+def _share(result: Result, reference: Result) -> str:
+    if result is reference or result.unit != reference.unit:
+        return ""
+    if result.median is None or reference.median is None:
+        return NOT_MEASURED
+    return f"{result.median / reference.median:.0%}"
+
+
+def figure(result: Result) -> str:
+    """The median with its unit, or a dash."""
+    if result.median is None:
+        return NOT_MEASURED
+    unit = "" if result.unit == "share" else f" {result.unit}"
+    return number(result.median, result.unit) + unit
+
+
+def spread(result: Result) -> str:
+    """``min..max``, or a dash."""
+    if result.spread is None:
+        return NOT_MEASURED
+    low, high = (number(each, result.unit) for each in result.spread)
+    return f"{low}..{high}"
+
+
+def number(value: float, unit: str = "") -> str:
+    """Three digits that count: ``1234.5 -> '1,234'``, ``12.34 -> '12.3'``; shares as percent."""
+    if unit == "share":
+        return f"{value:.1%}" if value < 0.1 else f"{value:.0%}"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def text_table(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
+    """Aligned lines; the columns in ``left`` are flush left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if at in left else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    return [f"  {line}".rstrip() for line in lines]

@@ -1,0 +1,78 @@
+"""How things are timed: in short blocks, in turns, with the warm-up dropped.
+
+The things compared take turns (A B C, A B C, ...), so that a machine that grows slower or busier
+meanwhile does so for all of them. Every block is one repeat, and all repeats are kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from shards.errors import JobError
+from shards.progress import Progress
+
+WARM_UP = -1
+"""The number of the block whose value is dropped: it fills caches, builds graphs, compiles."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One of the things compared."""
+
+    name: str
+    block: Callable[[int], float]
+    """Runs the repeat of that number (:data:`WARM_UP` or from 0 on) and returns its value."""
+    note: str = ""
+
+
+def in_turns(
+    subjects: Sequence[Subject], repeats: int, label: str = "measuring"
+) -> dict[str, tuple[float, ...]]:
+    """Every subject's values, one a repeat, from interleaved blocks after a dropped warm-up."""
+    values: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    with Progress(label, len(subjects) * (1 + repeats), "blocks") as progress:
+        for repeat in range(WARM_UP, repeats):
+            for subject in subjects:
+                value = subject.block(repeat)
+                if repeat != WARM_UP:
+                    values[subject.name].append(value)
+                progress.update(1, subject.name)
+    return {name: tuple(each) for name, each in values.items()}
+
+
+def rate(
+    work: Iterator[int], *, min_s: float, device: torch.device, round_to: int = 1
+) -> float:
+    """Images a second of ``work``, which yields how many images it has just done.
+
+    Args:
+        work: Is asked on until ``min_s`` have passed, or to its end.
+        min_s: Length of the block [s].
+        device: Waited for before and after, as its work is asynchronous.
+        round_to: Stop only after a multiple of so many items: parallel workers finish at a time.
+    """
+    images = items = 0
+    synchronize(device)
+    start = time.perf_counter()
+    for count in work:
+        images += count
+        items += 1
+        if items % round_to == 0 and time.perf_counter() - start >= min_s:
+            break
+    synchronize(device)
+    elapsed = time.perf_counter() - start
+    if not images:
+        raise JobError("nothing to time: the data end within the warm-up")
+    return images / elapsed
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done everything asked of it so far."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
