@@ -8,8 +8,6 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import islice
 
-import torch
-
 from bench.request import Request, fitting_batch, images_per_epoch
 from bench.result import Result, Section
 from bench.step import CPU_BATCH, GPU_BATCH, WARM_UP_STEPS, Stepper
@@ -125,9 +123,3 @@ def _notes(image_size: int, manifest: Manifest) -> tuple[str, ...]:
     if image_size <= stored:
         return ()
     return (f"the shards store a shorter side of {stored} px, less than the {image_size} px asked",)
-
-
-def median_rate(section: Section) -> torch.types.Number | None:
-    """Images a second of loader and step together."""
-    result = section.find(TOGETHER)
-    return None if result is None else result.median

@@ -172,8 +172,8 @@ def color_matrices(colors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     cos, sin = np.cos(np.deg2rad(hue)) * saturation, np.sin(np.deg2rad(hue)) * saturation
     turn = np.zeros((len(colors), 3, 3))
     turn[:, 0, 0] = 1
-    turn[:, 1, 1], turn[:, 1, 2] = cos, -sin
-    turn[:, 2, 1], turn[:, 2, 2] = sin, cos
+    turn[:, 1, 1], turn[:, 1, 2] = cos, sin
+    turn[:, 2, 1], turn[:, 2, 2] = -sin, cos
     matrix = (brightness * contrast)[:, None, None] * (YIQ_TO_RGB @ turn @ RGB_TO_YIQ)
     offset = CONTRAST_CENTRE * (1 - contrast) * brightness
     offsets = np.broadcast_to(offset[:, None, None], (len(colors), 3, 1))

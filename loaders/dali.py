@@ -7,7 +7,6 @@ other back ends. DALI draws nothing at random: what happens to an image comes wi
 from __future__ import annotations
 
 import gc
-import importlib
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,14 +25,13 @@ from shards.errors import ShardError, UserError
 from shards.machine import allowed_cores
 
 try:
-    # Any, since the annotations that DALI ships cover only a part of it.
-    dali: Any = importlib.import_module("nvidia.dali")
+    from nvidia import dali
+    from nvidia.dali import fn, types
 except (ImportError, OSError) as error:
     raise UserError(
         f"the loaders dali and dali-cpu need NVIDIA DALI, which does not import here ({error}); "
         "`make setup` installs it on Linux, and --loader opencv works without it"
     ) from error
-fn, types = dali.fn, dali.types
 
 GraphDevice = Literal["cpu", "gpu"]
 Feed = list[Any]
@@ -85,6 +83,11 @@ class DaliLoader:
     def samples_per_epoch(self) -> int:
         """Images an epoch over all ranks."""
         return self._planned.samples_per_epoch
+
+    @property
+    def order_hash(self) -> str:
+        """Of the plan."""
+        return self._planned.order_hash
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
         """The batches of an epoch, in the order of the plan whatever runs ahead inside DALI."""

@@ -132,7 +132,7 @@ def prepare_model(model: nn.Module, resolved: Resolved) -> nn.Module:
     """Move a model to its device and memory format; the result shares its weights."""
     model = model.to(resolved.device)
     if resolved.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     return model
 
 

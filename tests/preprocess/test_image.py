@@ -26,7 +26,7 @@ WIDTH, HEIGHT = 160, 120
 OPTIONS = ImageOptions(short_side=440)
 SMALLER = ImageOptions(short_side=48)
 LOSSY = 4.0
-"""Mean difference of 255 allowed where the file itself is a JPEG of quality 92; up to 2.9 occurs.
+"""Mean difference of 255 allowed where the file itself is a JPEG of quality 92; up to 3.1 occurs.
 
 A wrong turn, mirror image, colour order or inversion gives more than 20.
 """
@@ -98,7 +98,7 @@ KINDS: dict[str, Callable[[Pixels], tuple[bytes, Pixels]]] = {
         simplejpeg.encode_jpeg(255 - np.asarray(inks(p)), 92, "CMYK"),
         as_rgb(inks(p)),
     ),
-    "rgb jpeg": lambda p: (save(Image.fromarray(p), "JPEG", quality=92, keep_rgb=True), p),
+    "rgb jpeg": lambda p: (rgb_jpeg(p), p),
     "progressive jpeg": lambda p: (
         save(Image.fromarray(p), "JPEG", quality=92, progressive=True),
         p,
@@ -131,6 +131,15 @@ KINDS: dict[str, Callable[[Pixels], tuple[bytes, Pixels]]] = {
     ),
 }
 PASSED_THROUGH = ("baseline jpeg 420", "baseline jpeg 444")
+
+
+def rgb_jpeg(pixels: Pixels) -> bytes:
+    """A JPEG whose components are R, G and B themselves, as its Adobe segment says."""
+    unconverted = Image.merge("YCbCr", Image.fromarray(pixels).split())
+    data = save(unconverted, "JPEG", quality=92, subsampling=0)
+    assert data[2:4] == b"\xff\xe0"  # JFIF, which would say YCbCr
+    behind = 4 + int.from_bytes(data[4:6], "big")
+    return data[:2] + b"\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0\x00" + data[behind:]
 
 
 def interlaced_png(pixels: Pixels) -> bytes:

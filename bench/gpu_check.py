@@ -1,0 +1,211 @@
+"""A check for owners of a GPU: one file with everything that a bug report needs.
+
+This project was developed on machines without a GPU, so what it does there is seen here first.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import click
+import torch
+
+from bench.doctor import run_doctor
+from bench.end_to_end import run_window
+from bench.environment import environment
+from bench.request import Request, fitting_batch, images_per_epoch
+from bench.result import Result, Section, render
+from bench.step import Stepper
+from loaders.augment import AugmentConfig
+from loaders.batch import Batch
+from loaders.config import Backend, LoaderConfig
+from loaders.factory import create_loader
+from shards.errors import JobError
+from shards.format import Manifest
+from shards.settings import CODE_ROOT
+from train.batches import train_loader
+from train.models import list_archs
+
+WARM_UP_STEPS, WINDOWS, WINDOW_STEPS = 5, 3, 5
+"""20 steps in all."""
+PARITY_BATCHES = 4
+BATCH = 32
+NO_TESTS_RAN = 5
+"""Exit code of pytest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One chapter of the file."""
+
+    name: str
+    run: Callable[[], str]
+    """Returns the text; raises where the part fails."""
+
+
+def parts(request: Request, arch: str, backends: tuple[Backend, Backend]) -> list[Part]:
+    """Environment, marked tests, some training steps with each back end, and their parity."""
+    return [
+        Part("environment", describe_environment),
+        Part("tests marked gpu", run_marked_tests),
+        *(
+            Part(f"20 training steps, {arch}, loader {backend}", _steps(request, arch, backend))
+            for backend in backends
+        ),
+        Part(f"parity of {backends[0]} and {backends[1]}", lambda: parity(request, backends)),
+    ]
+
+
+def write_report(chapters: Sequence[Part], file: Path) -> list[str]:
+    """Run every part, whatever became of those before it; returns the names of the failed ones."""
+    failed, texts = [], []
+    for part in chapters:
+        click.echo(f"{part.name} ...")
+        try:
+            text, verdict = part.run(), "ok"
+        except Exception:  # any failure is what this file is for
+            text, verdict = traceback.format_exc(), "FAILED"
+            failed.append(part.name)
+        click.echo(f"  {verdict}")
+        texts.append(f"== {part.name}: {verdict}\n{text.rstrip()}\n")
+        file.write_text("\n".join(texts), encoding="utf-8")  # a crash leaves what was found so far
+    return failed
+
+
+def describe_environment() -> str:
+    """Machine, versions, and what the doctor found."""
+    findings = [f"{each.level:<8} {each.name}: {each.value}" for each in run_doctor()]
+    return "\n".join([json.dumps(environment(), indent=1), *findings])
+
+
+def run_marked_tests() -> str:
+    """``pytest -m gpu`` in a process of its own, so that a crash of the driver ends only that."""
+    if not (CODE_ROOT / "tests").is_dir():
+        raise JobError(f"no tests beside the packages in {CODE_ROOT}: run this in a clone")
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--color=no"]
+    done = subprocess.run(command, cwd=CODE_ROOT, capture_output=True, text=True, check=False)
+    text = done.stdout + done.stderr
+    if done.returncode == NO_TESTS_RAN:
+        return text + "\nno test is marked gpu"
+    if done.returncode:
+        raise JobError(f"pytest ended with exit code {done.returncode}\n{text}")
+    return text
+
+
+def _steps(request: Request, arch: str, backend: Backend) -> Callable[[], str]:
+    def run() -> str:
+        return render(training_steps(request, arch, backend))
+
+    return run
+
+
+def training_steps(request: Request, arch: str, backend: Backend) -> Section:
+    """Train for 20 steps: the first ones apart, the others in windows of five."""
+    config, resolved = request.training(arch, cpu_batch=BATCH, gpu_batch=BATCH)
+    manifest = Manifest.read(request.shards)
+    images = images_per_epoch(request.shards)
+    config = replace(config, batch_size=fitting_batch(config.batch_size, images, 1))
+    resolved = replace(resolved, loader=backend)
+    stepper = Stepper(config, resolved, manifest.num_classes, channels_last=resolved.channels_last)
+    loader = train_loader(config, resolved, request.shards)
+    with closing(loader), closing(_endless(loader.epoch)) as batches:
+        losses = [
+            float(stepper.step(batch.images, batch.labels))
+            for batch in islice(batches, WARM_UP_STEPS)
+        ]
+        windows = [
+            run_window(stepper, batches, min_s=0, min_steps=WINDOW_STEPS) for _ in range(WINDOWS)
+        ]
+        last = next(batches)
+        losses.append(float(stepper.step(last.images, last.labels)))
+    if not all(map(torch.tensor(losses).isfinite().all, ())) or not _finite(losses):
+        raise JobError(f"the loss is not finite: {losses}")
+    return Section(
+        name=f"steps_{backend}",
+        title=f"{arch}, {config.image_size} px, batch {config.batch_size}; {resolved}",
+        results=(
+            Result(name="loader and step", repeats=tuple(each.images_per_s for each in windows)),
+            Result(
+                name="data wait", unit="share", repeats=tuple(each.wait for each in windows)
+            ),
+        ),
+        notes=(f"losses of the first {WARM_UP_STEPS} steps and the last: {_rounded(losses)}",),
+    )
+
+
+def parity(request: Request, backends: tuple[Backend, Backend]) -> str:
+    """Differences of the pixels that two back ends make of the same plan, in steps of 255.
+
+    Raises:
+        JobError: They disagree on samples or labels.
+    """
+    lines = [f"{'':<28}{'mean':>8}{'max':>6}   of 255, over {PARITY_BATCHES} batches"]
+    for name, config in _parity_configs(request).items():
+        ours, theirs = (_first_batches(replace(config, backend=each)) for each in backends)
+        for one, other in zip(ours, theirs, strict=True):
+            if not (torch.equal(one.ids, other.ids) and torch.equal(one.labels, other.labels)):
+                raise JobError(f"{name}: {backends[0]} and {backends[1]} yield different samples")
+        differences = torch.cat(
+            [
+                (one.images.int() - other.images.int()).abs().flatten()
+                for one, other in zip(ours, theirs, strict=True)
+            ]
+        )
+        lines.append(
+            f"{name:<28}{differences.double().mean().item():>8.3f}{differences.max().item():>6}"
+        )
+    return "\n".join(lines)
+
+
+def _parity_configs(request: Request) -> dict[str, LoaderConfig]:
+    _, resolved = request.training("resnet18", cpu_batch=BATCH, gpu_batch=BATCH)
+    images = images_per_epoch(request.shards)
+    training = LoaderConfig(
+        shards=request.shards,
+        device=str(resolved.device),
+        batch_size=fitting_batch(BATCH, images, PARITY_BATCHES),
+        image_size=request.image_size,
+        threads=request.num_threads,
+        augment=AugmentConfig(),
+        resample="linear",
+    )
+    return {
+        "training, linear": training,
+        "training, antialias": replace(training, resample="antialias"),
+        "evaluation, antialias": replace(training, augment=None, resample="antialias"),
+    }
+
+
+def _first_batches(config: LoaderConfig) -> list[Batch]:
+    loader = create_loader(config)
+    with closing(loader), closing(loader.epoch(0)) as batches:
+        return [
+            Batch(batch.images.cpu(), batch.labels.cpu(), batch.ids.cpu())
+            for batch in islice(batches, PARITY_BATCHES)
+        ]
+
+
+def _endless(epoch: Callable[[int], Iterator[Batch]]) -> Iterator[Batch]:
+    number = 0
+    while True:
+        yield from epoch(number)
+        number += 1
+
+
+def _finite(losses: Sequence[float]) -> bool:
+    return bool(torch.tensor(losses).isfinite().all())
+
+
+def _rounded(losses: Sequence[float]) -> str:
+    return ", ".join(f"{loss:.3f}" for loss in losses)
+
+
+__all__ = ["list_archs", "parts", "write_report"]

@@ -1,0 +1,154 @@
+"""The published table beside this machine, and finished runs beside both.
+
+Scores and times of the left half are the course's. The right half is measured here at the published
+image size, or shows a dash; the time for as many images as the published runs saw is extrapolated
+from it, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from bench.end_to_end import STEP, TOGETHER, measure_end_to_end
+from bench.request import Request
+from bench.result import (
+    NOT_MEASURED,
+    Result,
+    Section,
+    not_measured,
+    number,
+    spread,
+    text_table,
+)
+from bench.runs import render_runs
+from shards.machine import human_time
+from train.models import check_arch
+from train.published import CAUTIONS, EPOCHS, IMAGE_SIZE, TRAIN_ROWS, PublishedRow, published_table
+
+SAMPLES = EPOCHS * TRAIN_ROWS
+"""Images that a published run was trained on."""
+CPU_BATCH = 8
+"""A step of the recipe's 128 images takes a CPU a minute at this image size; the rate hardly differs."""
+TOTAL = f"{SAMPLES / 1e6:.2f} million images"
+
+
+def measure_table(
+    request: Request, archs: Sequence[str], runs: Sequence[dict[str, Any]] = ()
+) -> Section:
+    """Measure ``archs`` at the published image size and set them beside the published rows.
+
+    Raises:
+        UserError: An unknown architecture, or the device is not there.
+        ShardError: The shard set is missing or damaged.
+    """
+    for arch in archs:
+        check_arch(arch)
+    measured = {arch: measure_arch(request, arch) for arch in archs}
+    return table_section(measured, runs)
+
+
+def measure_arch(request: Request, arch: str) -> Section:
+    """Step, and loader and step together, at the published image size."""
+    device = request.training(arch, cpu_batch=1, gpu_batch=1)[1].device
+    batch = request.batch_size or (CPU_BATCH if device.type == "cpu" else None)
+    with torch.random.fork_rng(devices=[]):
+        return measure_end_to_end(replace(request, image_size=IMAGE_SIZE, batch_size=batch), arch)
+
+
+def table_section(
+    measured: dict[str, Section], runs: Sequence[dict[str, Any]] = ()
+) -> Section:
+    """The table as data: every published arch, and every measured one."""
+    published = published_table()
+    archs = [*published, *(arch for arch in measured if arch not in published)]
+    results = [each for arch in archs for each in _arch_results(arch, measured.get(arch))]
+    notes = [f"{arch}: {note}" for arch, section in measured.items() for note in section.notes]
+    return Section(
+        name="table",
+        title=(
+            f"published: {EPOCHS} epochs of {TRAIN_ROWS:,} rows at {IMAGE_SIZE} px on one 48 GB "
+            f"GPU; here: {IMAGE_SIZE} px, measured unless marked"
+        ),
+        results=tuple(results),
+        settings={
+            "published": [asdict(row) | derived(row) for row in published.values()],
+            "measured": {arch: section.settings for arch, section in measured.items()},
+            "runs": list(runs),
+        },
+        notes=(*CAUTIONS, *notes),
+    )
+
+
+def derived(row: PublishedRow) -> dict[str, float]:
+    """What follows from a published time."""
+    return {"images_per_s_implied": SAMPLES / row.seconds}
+
+
+def extrapolate(arch: str, rate: Result) -> Result:
+    """Time for the images of a published run at a measured rate; evaluation comes on top."""
+    return Result(
+        name=f"{arch}, {TOTAL}",
+        repeats=tuple(SAMPLES / each for each in rate.repeats),
+        unit="s",
+        measured=False,
+        note="extrapolated from loader and step together; without evaluation",
+    )
+
+
+def render_table(section: Section) -> str:
+    """The table, the cautions and the runs as text."""
+    published = {row["arch"]: row for row in section.settings["published"]}
+    archs = dict.fromkeys([*published, *section.settings["measured"]])
+    rows = [
+        ["", "published", "", "", "", "", "here", "", ""],
+        ["arch", "mIoU", "mF1", "OA", "time", "img/s implied"]
+        + ["step img/s", "loader+step img/s", TOTAL],
+    ]
+    rows += [_text_row(section, arch, published.get(arch)) for arch in archs]
+    lines = [section.title, *(f"  {line}" for line in text_table(rows))]
+    lines += [f"  caution: {each}" for each in CAUTIONS]
+    lines += [f"  note: {each}" for each in section.notes if each not in CAUTIONS]
+    return "\n".join([*lines, *render_runs(section.settings["runs"])])
+
+
+def _arch_results(arch: str, section: Section | None) -> tuple[Result, Result, Result]:
+    names = f"{arch} step", f"{arch} loader and step", f"{arch}, {TOTAL}"
+    if section is None:
+        why = f"ask with --arch {arch}"
+        step, together, total = (not_measured(name, why) for name in names)
+        return step, together, replace(total, unit="s")
+    step, together = (
+        replace(_required(section, name), name=new)
+        for name, new in zip((STEP, TOGETHER), names, strict=False)
+    )
+    return step, together, extrapolate(arch, together)
+
+
+def _required(section: Section, name: str) -> Result:
+    result = section.find(name)
+    if result is None:
+        raise ValueError(f"section {section.name!r} has no result {name!r}")
+    return result
+
+
+def _text_row(section: Section, arch: str, published: dict[str, Any] | None) -> list[str]:
+    step, together, total = (
+        _required(section, name)
+        for name in (f"{arch} step", f"{arch} loader and step", f"{arch}, {TOTAL}")
+    )
+    theirs = [NOT_MEASURED] * 5
+    if published is not None:
+        theirs = [f"{100 * published[name]:.1f}" for name in ("miou", "mf1", "oa")]
+        theirs += [human_time(published["seconds"]), number(published["images_per_s_implied"])]
+    time = NOT_MEASURED if total.median is None else f"{human_time(total.median)} (extrapolated)"
+    return [arch, *theirs, _rate(step), _rate(together), time]
+
+
+def _rate(result: Result) -> str:
+    if result.median is None:
+        return NOT_MEASURED
+    return f"{number(result.median)} ({spread(result)}, n {len(result.repeats)})"
