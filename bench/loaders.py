@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -114,9 +114,7 @@ def _configure(request: Request, device: torch.device) -> tuple[LoaderConfig, in
     return config, warm_up
 
 
-def _obstacle(
-    contestant: Contestant, device: torch.device, originals: Path | None
-) -> str | None:
+def _obstacle(contestant: Contestant, device: torch.device, originals: Path | None) -> str | None:
     """Why a back end is left out; None if it can run."""
     if contestant.backend == "dali" and device.type != "cuda":
         return "no CUDA device" if not torch.cuda.is_available() else f"--device {device}"
@@ -182,7 +180,7 @@ def _read(split: Split, sample: int) -> object:
 
 def _in_threads(
     pool: ThreadPoolExecutor, work: Work, split: Split, pieces: Iterable[list[int]]
-) -> Iterator[int]:
+) -> Generator[int]:
     """Do pieces in parallel, a few ahead of the caller; yields the images of each."""
 
     def do(piece: list[int]) -> int:

@@ -39,12 +39,18 @@ class Request:
     """Least length of a timed block [s]."""
     device: str = "auto"
 
+    def on(self, shards: Path) -> Request:
+        """The same for another shard set."""
+        return replace(self, shards=shards)
+
     @property
     def num_threads(self) -> int:
         """Threads or worker processes of a loader."""
         return self.threads or allowed_cores()
 
-    def training(self, arch: str, *, cpu_batch: int, gpu_batch: int) -> tuple[TrainConfig, Resolved]:
+    def training(
+        self, arch: str, *, cpu_batch: int, gpu_batch: int
+    ) -> tuple[TrainConfig, Resolved]:
         """The baseline recipe with these settings, and what ``auto`` means here.
 
         Raises:

@@ -37,16 +37,19 @@ class Stepper:
         self._resolved = resolved
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         model = create_model(config.arch, num_classes, config.mean, config.std)
-        model = model.to(resolved.device).to(memory_format=self._format)  # type: ignore[call-overload]
+        model = model.to(resolved.device).to(memory_format=self._format)
+        model.train()
         self._network = torch.compile(model, dynamic=False) if resolved.compile else model
-        self._network.train()
         self._optimizer = create_optimizer(model, config, resolved.device)
         self._scaler = torch.amp.GradScaler(
             resolved.device.type, enabled=resolved.precision == "fp16"
         )
 
+        self.loss = torch.zeros((), device=resolved.device)
+        """Of the last step, still on the device."""
+
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """One optimizer step; returns the loss, still on the device."""
+        """One optimizer step; returns the loss without waiting for it."""
         images = images.contiguous(memory_format=self._format)
         with self._resolved.autocast():
             loss = cross_entropy(self._network(images), labels)
@@ -54,7 +57,8 @@ class Stepper:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
+        self.loss = loss.detach()
+        return self.loss
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,9 +44,7 @@ def in_turns(
     return {name: tuple(each) for name, each in values.items()}
 
 
-def rate(
-    work: Iterator[int], *, min_s: float, device: torch.device, round_to: int = 1
-) -> float:
+def rate(work: Iterator[int], *, min_s: float, device: torch.device, round_to: int = 1) -> float:
     """Images a second of ``work``, which yields how many images it has just done.
 
     Args:

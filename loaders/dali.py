@@ -23,6 +23,7 @@ from loaders.plan import PlannedBatch
 from loaders.planned import PlannedSplit
 from shards.errors import ShardError, UserError
 from shards.machine import allowed_cores
+from shards.reader import view_array
 
 try:
     from nvidia import dali
@@ -65,13 +66,14 @@ class DaliLoader:
     """
 
     def __init__(self, config: LoaderConfig) -> None:
-        self.name = config.backend
+        self.name: str = config.backend
         self._config = config
         self._device = torch.device(config.device)
         self._graph_device: GraphDevice = "gpu" if config.backend == "dali" else "cpu"
         if self._graph_device == "gpu":
             _check_cuda(config.device)
         self._planned = PlannedSplit(config)
+        self._arrays = _stored_as_arrays(self._planned)
         self._idle: list[_Runner] = []
 
     @property
@@ -119,7 +121,11 @@ class DaliLoader:
     @contextmanager
     def _runner(self, feeds: Generator[Feed]) -> Iterator[_Runner]:
         """An idle pipeline or a new one, so that two epochs may be open at a time."""
-        runner = self._idle.pop() if self._idle else _Runner(self._config, self._graph_device)
+        runner = (
+            self._idle.pop()
+            if self._idle
+            else _Runner(self._config, self._graph_device, self._arrays)
+        )
         runner.start(feeds)
         try:
             yield runner
@@ -145,8 +151,8 @@ class DaliLoader:
         arrays = {
             # Views of the memory map: DALI's threads read the page cache, nothing is copied.
             "payload": [
-                np.frombuffer(self._planned.split.payload(sample), np.uint8)
-                for sample in batch.ids.tolist()
+                view_array(payload) if self._arrays else np.frombuffer(payload, np.uint8)
+                for payload in map(self._planned.split.payload, batch.ids.tolist())
             ],
             "start": start,
             "shape": shape,
@@ -159,7 +165,7 @@ class DaliLoader:
             arrays |= dict(zip(COLOR_FACTORS, transforms.colors.T, strict=True))
         return [
             arrays[name] if name == "payload" else np.ascontiguousarray(arrays[name])
-            for name in _inputs(self._config)
+            for name in _inputs(self._config, self._arrays)
         ]
 
     @contextmanager
@@ -184,7 +190,11 @@ class DaliLoader:
 
 
 def define_graph(
-    config: LoaderConfig, device: GraphDevice, source: Callable[[], Feed] | None = None
+    config: LoaderConfig,
+    device: GraphDevice,
+    source: Callable[[], Feed] | None = None,
+    *,
+    arrays: bool = False,
 ) -> Any:
     """A pipeline with the graph in it, checked for types and devices but not built.
 
@@ -194,6 +204,7 @@ def define_graph(
         config: Batch size, threads, prefetch, and which operators the graph has.
         device: Where it will run.
         source: Called for each batch; raises StopIteration at the end of an epoch.
+        arrays: Whether images come as arrays, not as JPEGs.
     """
     on_gpu = device == "gpu"
     cores = allowed_cores()
@@ -208,32 +219,28 @@ def define_graph(
         exec_dynamic=True,
     )
     with pipeline:
-        pipeline.set_outputs(graph(config, device, source))
+        pipeline.set_outputs(graph(config, device, source, arrays))
     return pipeline
 
 
-def graph(config: LoaderConfig, device: GraphDevice, source: Callable[[], Feed] | None) -> Any:
+def graph(
+    config: LoaderConfig,
+    device: GraphDevice,
+    source: Callable[[], Feed] | None,
+    arrays: bool = False,
+) -> Any:
     """Bytes -> ``(B, S, S, 3)`` uint8; sizes come with the data, so any size runs through it."""
-    inputs = _inputs(config)
+    inputs = _inputs(config, arrays)
     nodes = fn.external_source(
         source=source or _no_data,
         num_outputs=len(inputs),
         dtype=[dtype for dtype, _ in inputs.values()],
         ndim=[ndim for _, ndim in inputs.values()],
+        layout=["HWC" if ndim == 3 else "" for _, ndim in inputs.values()],
         no_copy=True,  # DALI holds a reference to each array until the batch is done
     )
     data = dict(zip(inputs, nodes, strict=True))
-    images = fn.decoders.image_slice(
-        data["payload"],
-        start=data["start"],
-        shape=data["shape"],
-        axis_names="HW",
-        output_type=types.RGB,
-        adjust_orientation=False,  # packing did; the sizes that the crops are drawn from say so
-        jpeg_fancy_upsampling=True,  # chroma as libjpeg's, so that pixels equal PIL's and OpenCV's
-        hw_decoder_load=HW_DECODER_LOAD,
-        device="mixed" if device == "gpu" else "cpu",
-    )
+    images = _regions(data, device, arrays)
     images = fn.resize(
         images,
         size=data["size"],
@@ -259,10 +266,30 @@ def graph(config: LoaderConfig, device: GraphDevice, source: Callable[[], Feed] 
     return images
 
 
-def _inputs(config: LoaderConfig) -> dict[str, tuple[Any, int]]:
+def _regions(data: dict[str, Any], device: GraphDevice, arrays: bool) -> Any:
+    """The part of each image that is used; of a JPEG, only that part is decoded."""
+    if arrays:
+        pixels = data["payload"].gpu() if device == "gpu" else data["payload"]
+        return fn.slice(
+            pixels, start=data["start"], shape=data["shape"], axis_names="HW", device=device
+        )
+    return fn.decoders.image_slice(
+        data["payload"],
+        start=data["start"],
+        shape=data["shape"],
+        axis_names="HW",
+        output_type=types.RGB,
+        adjust_orientation=False,  # packing did; the sizes that the crops are drawn from say so
+        jpeg_fancy_upsampling=True,  # chroma as libjpeg's, so that pixels equal PIL's and OpenCV's
+        hw_decoder_load=HW_DECODER_LOAD,
+        device="mixed" if device == "gpu" else "cpu",
+    )
+
+
+def _inputs(config: LoaderConfig, arrays: bool) -> dict[str, tuple[Any, int]]:
     """Name -> type and dimensions (without the batch) of what the graph of a config reads."""
     inputs = {
-        "payload": (types.UINT8, 1),
+        "payload": (types.UINT8, 3 if arrays else 1),
         "start": (types.INT32, 1),
         "shape": (types.INT32, 1),
         "size": (types.FLOAT, 1),
@@ -279,11 +306,11 @@ def _inputs(config: LoaderConfig) -> dict[str, tuple[Any, int]]:
 class _Runner:
     """A pipeline and the source that it pulls from, good for one epoch after another."""
 
-    def __init__(self, config: LoaderConfig, device: GraphDevice) -> None:
+    def __init__(self, config: LoaderConfig, device: GraphDevice, arrays: bool) -> None:
         self._feeds: Generator[Feed] | None = None
         self._source_error: Exception | None = None
         self._usable = True
-        self._pipeline = define_graph(config, device, self._next_feed)
+        self._pipeline = define_graph(config, device, self._next_feed, arrays=arrays)
         self._pipeline.build()
 
     def start(self, feeds: Generator[Feed]) -> None:
@@ -342,6 +369,21 @@ class _Runner:
         except Exception as error:
             self._source_error = error
             raise StopIteration from None
+
+
+def _stored_as_arrays(planned: PlannedSplit) -> bool:
+    """Whether all images are arrays; a mixture is refused, as one DALI node has one kind of input.
+
+    Both kinds could run through two branches of the graph on part of the batch each; that doubles
+    the graph for a form of which the CPU back end makes better use.
+    """
+    share = planned.split.manifest.options.get("raw_share", 0.0)
+    if 0 < share < 1:
+        raise UserError(
+            f"{planned.split.directory} mixes JPEGs and arrays (--store mix), which DALI cannot "
+            "take in one batch; use --loader opencv, or pack with --store jpeg or raw"
+        )
+    return bool(share)
 
 
 def _no_data() -> Feed:

@@ -27,7 +27,7 @@ from loaders.plan import Ids, PlannedBatch
 from loaders.planned import PlannedSplit
 from shards.errors import ShardError
 from shards.machine import allowed_cores
-from shards.reader import Split
+from shards.reader import Split, is_array, view_array
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -170,13 +170,15 @@ class _Work:
 
 
 def decode(split: Split, sample: int) -> Pixels:
-    """``(H, W, 3)`` RGB of a stored image.
+    """``(H, W, 3)`` RGB of a stored image; one stored as an array is viewed, not copied.
 
     Raises:
         ShardError: It does not match its crc32, or does not decode; names shard, key and source.
     """
     payload = split.payload(sample)
     try:
+        if is_array(payload):
+            return view_array(payload)
         # Not strict: packing was, and the crc32 says that these are the same bytes.
         return np.asarray(simplejpeg.decode_jpeg(payload, colorspace="RGB", strict=False))
     except ValueError as error:
@@ -228,7 +230,8 @@ def resize(
         result = region
     elif resample == "antialias" and shrinks:
         # torch's uint8 kernel equals Pillow to 0.002 of 255 on average, and runs single-threaded.
-        nchw = torch.from_numpy(region).permute(2, 0, 1).unsqueeze(0)
+        writable = region if region.flags.writeable else region.copy()  # torch insists
+        nchw = torch.from_numpy(writable).permute(2, 0, 1).unsqueeze(0)
         resized = interpolate(nchw, size, mode="bilinear", antialias=True, align_corners=False)
         result = resized[0].permute(1, 2, 0).numpy()
     else:

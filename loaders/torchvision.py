@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Generator
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -21,7 +20,7 @@ from loaders.config import LoaderConfig
 from loaders.plan import PlannedBatch
 from loaders.planned import PlannedSplit
 from shards.machine import allowed_cores
-from shards.reader import Split
+from shards.reader import Split, is_array, view_array
 
 Item = tuple[torch.Tensor, int, int]
 
@@ -88,14 +87,17 @@ class _Photographs(Dataset[Item]):
         position, sample = address
         # Keyed by position, as the planned draws are: the same for any number of workers.
         torch.manual_seed((self._seed << 32) + position)
-        image = Image.open(self._source(sample)).convert("RGB")
-        pixels: torch.Tensor = self._transform(image)
+        pixels: torch.Tensor = self._transform(self._image(sample))
         return pixels.permute(1, 2, 0), int(self._split.samples["label"][sample]), sample
 
-    def _source(self, sample: int) -> io.BytesIO | Path:
-        if self._originals is None:
-            return io.BytesIO(self._split.payload(sample))
-        return self._originals / str(self._split.metadata(sample)["path"])
+    def _image(self, sample: int) -> Image.Image:
+        if self._originals is not None:
+            path = self._originals / str(self._split.metadata(sample)["path"])
+            return Image.open(path).convert("RGB")
+        payload = self._split.payload(sample)
+        if is_array(payload):
+            return Image.fromarray(view_array(payload))
+        return Image.open(io.BytesIO(payload)).convert("RGB")
 
 
 def reference_transform(config: LoaderConfig) -> v2.Transform:

@@ -14,7 +14,7 @@ import click
 from preprocess.catalog import Catalog
 from preprocess.demo_data import draw_demo_data, num_demo_photos
 from preprocess.discover import read_catalog
-from preprocess.image import ImageOptions
+from preprocess.image import ImageOptions, Subsampling
 from preprocess.pack import OnProgress, expected_bytes, pack
 from preprocess.shard_task import ShardTask
 from shards.commands import HELP, run, stop_on_signals
@@ -36,6 +36,24 @@ class _PackByDefault(click.Group):
         return super().parse_args(ctx, args)
 
 
+def raw_share_of(_: click.Context, param: click.Parameter, value: str) -> float:
+    """``jpeg``, ``raw`` or ``mix:P`` -> the share of images that are stored as arrays."""
+    kind, _, share = value.partition(":")
+    try:
+        return {"jpeg": 0.0, "raw": 1.0}[value] if kind != "mix" else _probability(share)
+    except (KeyError, ValueError):
+        raise click.BadParameter(
+            f"{value!r} is not jpeg, raw, or mix:P with P from 0 to 1", param=param
+        ) from None
+
+
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError
+    return value
+
+
 @click.group(cls=_PackByDefault, context_settings=HELP)
 def main() -> None:
     """Photographs -> shard set. `python -m preprocess DATA --out SHARDS` is short for `pack`."""
@@ -44,8 +62,23 @@ def main() -> None:
 @main.command(name="pack", context_settings=HELP)
 @click.argument("data", type=click.Path(path_type=Path), required=False)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the shard set.")
+@click.option(
+    "--store",
+    "raw_share",
+    callback=raw_share_of,
+    default="jpeg",
+    metavar="jpeg|raw|mix:P",
+    help="JPEGs, uint8 arrays (no decoding later, much larger), or arrays with probability P.",
+)
 @click.option("--short-side", default=440, help="Scale images down to this shorter side [px].")
+@click.option("--max-side", type=int, help="And to this longer side [px].")
 @click.option("--quality", default=90, help="JPEG quality of images that are encoded anew.")
+@click.option(
+    "--subsampling",
+    type=click.Choice(["420", "422", "444"]),
+    default="420",
+    help="Of colour, in images that are encoded anew.",
+)
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: allowed cores]")
 @click.option(
     "--seed",
@@ -62,8 +95,11 @@ def main() -> None:
 def pack_command(
     data: Path | None,
     out: Path | None,
+    raw_share: float,
     short_side: int,
+    max_side: int | None,
     quality: int,
+    subsampling: Subsampling,
     workers: int | None,
     seed: int,
     max_rejected: float,
@@ -80,7 +116,13 @@ def pack_command(
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file, expected a folder for the shard set")
     try:
-        options = ImageOptions(short_side=short_side, quality=quality)
+        options = ImageOptions(
+            raw_share=raw_share,
+            short_side=short_side,
+            max_side=max_side,
+            quality=quality,
+            subsampling=subsampling,
+        )
     except ValueError as error:
         raise UserError(str(error)) from None
     workers = workers or allowed_cores()

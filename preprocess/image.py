@@ -7,6 +7,7 @@ depend on which Pillow is installed; Pillow, or Pillow-SIMD where there is one, 
 from __future__ import annotations
 
 import io
+import zlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,10 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
+from shards.writer import npy_bytes
+
+Store = Literal["jpeg", "raw"]
+Subsampling = Literal["420", "422", "444"]
 How = Literal["passed_through", "resized", "converted"]
 Pixels = npt.NDArray[np.uint8]
 
@@ -33,25 +38,47 @@ class RejectedImage(Exception):
 class ImageOptions:
     """How photographs are stored."""
 
+    raw_share: float = 0.0
+    """Share of images stored as uint8 arrays instead of JPEGs, in [0, 1]: no decoding later."""
     short_side: int = 440
     """Images are scaled down to this shorter side [px], never up."""
+    max_side: int | None = None
+    """And to this longer side [px]."""
     quality: int = 90
     """JPEG quality of what is encoded anew, 1 to 100."""
+    subsampling: Subsampling = "420"
+    """Of the colour channels of what is encoded anew."""
     max_pixels: int = 178_956_970
     """Larger images are refused before they are decoded; Pillow's own limit for a bomb."""
 
     def __post_init__(self) -> None:
         if self.short_side < 16:
             raise ValueError(f"short side must be at least 16 px, got {self.short_side}")
+        if self.max_side is not None and self.max_side < 16:
+            raise ValueError(f"longer side must be at least 16 px, got {self.max_side}")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"JPEG quality must be 1 to 100, got {self.quality}")
+        if not 0 <= self.raw_share <= 1:
+            raise ValueError(f"the share of raw images must be in [0, 1], got {self.raw_share}")
+
+    def scale(self, width: int, height: int) -> float:
+        """By how much an image is scaled down, at most 1."""
+        scale = min(1.0, self.short_side / min(width, height))
+        return scale if self.max_side is None else min(scale, self.max_side / max(width, height))
+
+    def store_of(self, path: str) -> Store:
+        """In which form a photograph is stored: decided by its name alone, so always the same."""
+        share = zlib.crc32(path.encode(errors="surrogateescape")) / 2**32
+        return "raw" if share < self.raw_share else "jpeg"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredImage:
-    """A baseline YCbCr JPEG without EXIF rotation, and what its pixels look like."""
+    """What goes into the shard, upright, and what its pixels look like."""
 
     payload: bytes
+    """A baseline YCbCr JPEG, or an ``.npy`` file of ``(H, W, 3)`` uint8 RGB."""
+    extension: Literal["jpg", "npy"]
     width: int
     height: int
     how: How
@@ -60,15 +87,16 @@ class StoredImage:
     mean_square: tuple[float, float, float]
 
 
-def store_image(data: bytes, options: ImageOptions) -> StoredImage:
+def store_image(data: bytes, options: ImageOptions, store: Store = "jpeg") -> StoredImage:
     """Decode strictly, and pass through, resize or convert.
 
     A baseline YCbCr JPEG that is small enough and upright passes through byte for byte; everything
-    else (larger, rotated by EXIF, grey, CMYK, progressive, PNG, ...) is encoded as a JPEG.
+    else (larger, rotated by EXIF, grey, CMYK, progressive, PNG, ...) is encoded anew.
 
     Args:
         data: The file's content.
         options: Size and quality.
+        store: As a JPEG, or as an array.
 
     Raises:
         RejectedImage: It is no image, too large, or does not decode without a complaint.
@@ -81,21 +109,27 @@ def store_image(data: bytes, options: ImageOptions) -> StoredImage:
         raise RejectedImage(f"{DAMAGED_HINT} JPEG header" if is_jpeg else "not an image")
     if width * height > options.max_pixels:
         raise RejectedImage(f"too large: more than {options.max_pixels} pixels")
-    scale = min(1.0, options.short_side / min(width, height))
+    passable = False
     if is_jpeg:
         header = _read_jpeg_header(data)
         rgb = _decode_jpeg(data, header, min_short_side=REDUCING_GAP * options.short_side)
-        if header.passable and scale == 1.0:
-            return _stored(rgb, data, "passed_through")
+        passable = header.passable
         rgb = _upright(rgb, header.orientation)
     else:
         rgb = _decode_other(data)  # OpenCV applies EXIF here itself
+    scale = options.scale(rgb.shape[1], rgb.shape[0])
+    if passable and scale == 1.0 and store == "jpeg":
+        return _stored(rgb, data, "jpg", "passed_through")
+    how: How = "converted"
     if scale < 1.0:
-        rgb = _resize_short_side(rgb, options.short_side)
+        rgb, how = _resize(rgb, scale), "resized"
+    rgb = np.ascontiguousarray(rgb)
+    if store == "raw":
+        return _stored(rgb, npy_bytes(rgb), "npy", how)
     payload = simplejpeg.encode_jpeg(
-        np.ascontiguousarray(rgb), quality=options.quality, colorspace="RGB", colorsubsampling="420"
+        rgb, quality=options.quality, colorspace="RGB", colorsubsampling=options.subsampling
     )
-    return _stored(rgb, payload, "resized" if scale < 1.0 else "converted")
+    return _stored(rgb, payload, "jpg", how)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,19 +227,20 @@ def _upright(rgb: Pixels, orientation: int) -> Pixels:
     return rgb
 
 
-def _resize_short_side(rgb: Pixels, short_side: int) -> Pixels:
+def _resize(rgb: Pixels, scale: float) -> Pixels:
+    """Scale down by a factor below 1, antialiased; no side becomes shorter than 1 pixel."""
     height, width = rgb.shape[:2]
-    factor = short_side / min(height, width)
-    size = (max(short_side, round(width * factor)), max(short_side, round(height * factor)))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
     image = Image.fromarray(np.ascontiguousarray(rgb))
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
 
 
-def _stored(rgb: Pixels, payload: bytes, how: How) -> StoredImage:
+def _stored(rgb: Pixels, payload: bytes, extension: Literal["jpg", "npy"], how: How) -> StoredImage:
     mean, std = (each.ravel() / 255 for each in cv2.meanStdDev(rgb))
     square = mean**2 + std**2
     return StoredImage(
         payload=payload,
+        extension=extension,
         width=rgb.shape[1],
         height=rgb.shape[0],
         how=how,

@@ -72,7 +72,7 @@ def describe_job(catalog: Catalog, options: ImageOptions, tasks: list[ShardTask]
     """Everything that decides the bytes of the set."""
     return Job(
         class_names=catalog.class_names,
-        options={"store": "jpeg", **asdict(options)},
+        options=asdict(options),
         source={"layout": catalog.layout, "digest": catalog.digest()},
         versions=codec_versions(),
         shards={name: sum(task.split == name for task in tasks) for name in catalog.splits},
@@ -82,12 +82,14 @@ def describe_job(catalog: Catalog, options: ImageOptions, tasks: list[ShardTask]
 def expected_bytes(catalog: Catalog, options: ImageOptions) -> int:
     """Room the set will need at most: what is resized shrinks, what fits is kept as it is.
 
-    A photograph that is encoded anew takes about a byte for 3 pixels at quality 90, so no file is
-    counted with more than that of a 3:2 image of the target size.
+    Taken for granted are 3:2 images: a JPEG at quality 90 has no more than 0.7 bytes a pixel, an
+    array has 3.
     """
-    largest = options.short_side**2 * 3 / 2 * 0.7
+    pixels = options.short_side**2 * 3 / 2
     sizes = np.concatenate([split.sizes for split in catalog.splits.values()])
-    return int(np.minimum(np.maximum(sizes, 0), largest).sum() * ROOM_FACTOR)
+    as_jpeg = np.minimum(np.maximum(sizes, 0), pixels * 0.7).sum()
+    as_array = (sizes > 0).sum() * pixels * 3
+    return int(ROOM_FACTOR * (as_jpeg + options.raw_share * (as_array - as_jpeg)))
 
 
 def codec_versions() -> dict[str, str]:

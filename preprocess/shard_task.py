@@ -80,7 +80,7 @@ def pack_shard(task: ShardTask) -> ShardReport:
         ):
             try:
                 data = _read(task.root / path)
-                image = store_image(data, task.options)
+                image = store_image(data, task.options, task.options.store_of(path))
             except RejectedImage as reason:
                 rejected.append((path, str(reason)))
                 continue
@@ -92,7 +92,7 @@ def pack_shard(task: ShardTask) -> ShardReport:
                 label=label,
                 repeats=repeats,
                 payload=image.payload,
-                extension="jpg",
+                extension=image.extension,
                 width=image.width,
                 height=image.height,
                 metadata={"path": path},

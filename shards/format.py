@@ -109,7 +109,7 @@ class Manifest:
     """Names in label order."""
     splits: dict[str, SplitInfo]
     options: dict[str, Any]
-    """Packing options: ``store``, ``short_side``, ``quality``, ..."""
+    """Packing options: ``raw_share``, ``short_side``, ``quality``, ..."""
     source: dict[str, Any]
     """The input: its layout, and the digest of the catalogue."""
     versions: dict[str, str]

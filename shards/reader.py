@@ -31,6 +31,9 @@ Verify = Literal["always", "first", "never"]
 """When a sample's crc32 is checked: at every read, at its first read by this process, or never."""
 
 BLOCK = tarfile.BLOCKSIZE
+NPY_MAGIC = b"\x93NUMPY"
+NPY_HEAD_BYTES = 256
+"""More than the header of any array that is stored here."""
 
 
 class ShardSet:
@@ -202,6 +205,26 @@ class Split:
         if table.dtype != dtype:
             raise ShardError(f"{path} holds {table.dtype}, expected {dtype}; pack the set again")
         return cast("npt.NDArray[Any]", table)
+
+
+def is_array(payload: memoryview) -> bool:
+    """Whether a stored image is an ``.npy`` file rather than a JPEG."""
+    return payload[: len(NPY_MAGIC)] == NPY_MAGIC
+
+
+def view_array(payload: memoryview) -> npt.NDArray[np.uint8]:
+    """``(H, W, 3)`` uint8, read-only: a view of the stored ``.npy`` file.
+
+    Raises:
+        ValueError: It is another kind of array.
+    """
+    # np.load copies; the header is short and the data lie behind it as they are.
+    head = io.BytesIO(payload[:NPY_HEAD_BYTES])
+    np.lib.format.read_magic(head)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
+    if fortran or dtype != np.uint8 or len(shape) != 3:
+        raise ValueError(f"an array of {dtype} {shape}, expected uint8 (H, W, 3)")
+    return np.frombuffer(payload, np.uint8, offset=head.tell()).reshape(shape)
 
 
 def _padded(size: int) -> int:

@@ -14,7 +14,7 @@ import simplejpeg
 
 from shards.errors import ShardError
 from shards.format import MANIFEST_NAME, FileInfo, shard_name
-from shards.reader import ShardSet, Split
+from shards.reader import ShardSet, Split, is_array, view_array
 
 READ_BYTES = 1 << 22
 SHOWN_SAMPLES = 3
@@ -117,8 +117,12 @@ def _crc_matches(split: Split, sample: int) -> bool:
 
 def _decodes(split: Split, sample: int) -> bool:
     """Whether a sample decodes without a complaint, to the size its record states."""
+    payload = split.payload(sample)
     try:
-        pixels = simplejpeg.decode_jpeg(split.payload(sample), strict=True)
+        if is_array(payload):
+            pixels = view_array(payload)
+        else:
+            pixels = simplejpeg.decode_jpeg(payload, strict=True)
     except ValueError:
         return False
     record = split.samples[sample]

@@ -1,0 +1,210 @@
+"""``bench``: what this machine does with this job, beside the published table.
+
+The suites are imported by the commands that run them: ``bench doctor`` must work where torch does
+not, and ``bench --help`` at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.doctor import doctor
+from shards.commands import HELP, run
+from shards.errors import JobError, UserError
+from shards.settings import path_setting, refuse_code_folder
+
+if TYPE_CHECKING:
+    from bench.result import Section
+
+ARCH = "resnet18"
+IMAGE_SIZE = 224
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class _AllByDefault(click.Group):
+    """Bare ``bench``, also with options, measures a bit of everything."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = ["all", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_AllByDefault, context_settings=HELP)
+def cli() -> None:
+    """Measure this machine: loaders, training step, both together, beside the published table.
+
+    Bare `bench` is short for `bench all`.
+    """
+
+
+def shards_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--shards``, which has a default everywhere."""
+    return click.option(
+        "--shards",
+        type=click.Path(path_type=Path),
+        help="Shard set.  [default: HYPHAE_SHARDS_DIR or local.toml, else a small drawn one]",
+    )(function)
+
+
+def options(*, repeats: int, image_size: bool = True, shards: bool = True) -> Decorator:
+    """The options that the suites share."""
+    shared = [
+        click.option(
+            "--batch-size",
+            type=click.IntRange(1),
+            help="Images a batch.  [default: 8 to 32 on a CPU, 128 on a GPU]",
+        ),
+        click.option(
+            "--threads",
+            type=click.IntRange(1),
+            help="Of the loaders, and on a CPU of the model.  [default: allowed cores]",
+        ),
+        click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps."),
+        click.option(
+            "--repeats", type=click.IntRange(2), default=repeats, help="Timed blocks of each."
+        ),
+        click.option(
+            "--json", "json_file", type=click.Path(path_type=Path), help="Also write JSON here."
+        ),
+    ]
+    if shards:
+        shared.append(shards_option)
+    if image_size:
+        shared.append(
+            click.option(
+                "--image-size",
+                type=click.IntRange(16),
+                default=IMAGE_SIZE,
+                help="Side of the crops [px].",
+            )
+        )
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(shared):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def arch_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--arch``, one of torchvision's names."""
+    return click.option("--arch", default=ARCH, help="Any torchvision classification model.")(
+        function
+    )
+
+
+@cli.command(name="all", context_settings=HELP)
+@options(repeats=3)
+@arch_option
+def all_command(arch: str, **settings: Any) -> None:
+    """Loader, step, both together, and the published table: under 2 minutes on 2 cores."""
+    from bench.end_to_end import measure_end_to_end
+    from bench.loaders import measure_loaders
+    from bench.session import BenchSession
+    from bench.step import measure_step
+
+    with BenchSession(arch=arch, **settings) as session:
+        session.show(measure_loaders(session.request))
+        session.show(measure_step(session.request, arch))
+        session.show(measure_end_to_end(session.request, arch))
+        session.show(_table(session.request, (arch,)))
+
+
+@cli.command(context_settings=HELP)
+@options(repeats=5)
+@click.option(
+    "--originals",
+    type=click.Path(path_type=Path),
+    help="Folder of the photographs, to measure the DataLoader on the original files too.",
+)
+def loaders(originals: Path | None, **settings: Any) -> None:
+    """Every loader over the same shards with the same augmentation."""
+    from bench.loaders import measure_loaders
+    from bench.session import BenchSession
+
+    with BenchSession(**settings) as session:
+        session.show(measure_loaders(session.request, originals))
+
+
+@cli.command(context_settings=HELP)
+@options(repeats=5, shards=False)
+@arch_option
+def step(arch: str, **settings: Any) -> None:
+    """The training step on a synthetic batch: precision, memory format, TFLOP/s."""
+    from bench.session import BenchSession
+    from bench.step import measure_step
+
+    with BenchSession(arch=arch, needs_shards=False, **settings) as session:
+        session.show(measure_step(session.request, arch))
+
+
+@cli.command(context_settings=HELP)
+@options(repeats=3, image_size=False)
+@click.option(
+    "--arch", default=ARCH, help="Architectures to measure, separated by commas; `all`: all five."
+)
+def table(arch: str, **settings: Any) -> None:
+    """The published table beside what is measured here at its image size, 384 px."""
+    from bench.session import BenchSession
+    from train.models import check_arch
+    from train.published import IMAGE_SIZE as PUBLISHED_SIZE
+    from train.published import published_table
+
+    every = tuple(published_table())
+    archs = every if arch == "all" else tuple(name.strip() for name in arch.split(","))
+    for name in archs:
+        check_arch(name)
+    with BenchSession(image_size=PUBLISHED_SIZE, **settings) as session:
+        session.show(_table(session.request, archs))
+
+
+@cli.command(name="gpu-check", context_settings=HELP)
+@shards_option
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("gpu-check.txt"), help="File to write."
+)
+@arch_option
+def gpu_check(shards: Path | None, out: Path, arch: str) -> None:
+    """Check a CUDA machine: tests, 20 steps with DALI and OpenCV, parity; one file to send in."""
+    from bench.gpu_check import parts, write_report
+    from bench.request import Request, shard_set
+    from train.device import choose_device
+    from train.models import check_arch
+
+    try:
+        choose_device("cuda")
+    except UserError as error:
+        raise UserError(f"gpu-check needs a CUDA GPU; {error.message}") from None
+    check_arch(arch)
+    refuse_code_folder(out, "output file")
+    with shard_set(shards) as directory:
+        request = Request(shards=directory, image_size=IMAGE_SIZE, device="cuda")
+        failed = write_report(parts(request, arch, ("dali", "opencv")), out)
+    click.echo(f"{out}: paste it into a bug report")
+    if failed:
+        raise JobError(f"failed: {', '.join(failed)}; see {out}")
+
+
+cli.add_command(doctor)
+
+
+def _table(request: Any, archs: tuple[str, ...]) -> Section:
+    from bench.runs import finished_runs
+    from bench.table import measure_table
+
+    return measure_table(request, archs, finished_runs(path_setting("log_dir") or Path("runs")))
+
+
+def main() -> None:
+    """The console script ``bench``."""
+    run(cli, "bench")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""A network that trains in milliseconds, runs of it in this process, and the command line."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import click
+import pytest
+import torch
+from torch import nn
+from torchvision.models._api import BUILTIN_MODELS
+
+import train.run
+from loaders.augment import AugmentConfig
+from shards.commands import run
+from train.checkpoint import BEST, LAST, load_checkpoint
+from train.interrupt import StopRequest
+from train.log import METRICS, SUMMARY
+from train.recipes import TrainConfig, create_recipe
+from train.run import resume_run, start_run
+
+TINY_ARCH = "tinynet"
+BATCH_SIZE = 5  # 32 rows: seven steps an epoch, the last of two images; val: five and one
+TIMES = ("train/images_per_s", "train/data_wait", "val/seconds")
+PROGRESS_TIMES = ("seconds", "train_s", "wait_s")
+
+
+def build_tinynet(*, weights: None = None, num_classes: int = 1000) -> nn.Module:
+    """Batch norm has state that is not learned, dropout draws numbers: what a resume can lose."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(64, num_classes),
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tiny_arch() -> Iterator[str]:
+    """The name under which torchvision hands out :func:`build_tinynet`, in this process only."""
+    builder: Any = build_tinynet
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builder, "__module__", f"torchvision.models.{TINY_ARCH}")
+        patch.setitem(BUILTIN_MODELS, TINY_ARCH, builder)
+        yield TINY_ARCH
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No per-machine defaults: the empty ``local.toml`` hides the one beside the packages."""
+    (tmp_path / "local.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    for name in ("DATA_DIR", "SHARDS_DIR", "LOG_DIR"):
+        monkeypatch.delenv(f"HYPHAE_{name}", raising=False)
+
+
+@pytest.fixture(scope="session")
+def no_augment() -> AugmentConfig:
+    return AugmentConfig(
+        crop_scale=(1.0, 1.0), hflip_prob=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
+    )
+
+
+class MakeConfig(Protocol):
+    """The baseline recipe, shrunk; any field can be given."""
+
+    def __call__(self, **fields: Any) -> TrainConfig: ...
+
+
+def tiny_config(**fields: Any) -> TrainConfig:
+    small = {
+        "arch": TINY_ARCH, "epochs": 3, "batch_size": BATCH_SIZE, "image_size": 32,
+        "precision": "fp32", "device": "cpu",
+    }  # fmt: skip
+    return replace(create_recipe("baseline"), **small | fields)
+
+
+@pytest.fixture(scope="session")
+def make_config() -> MakeConfig:
+    return tiny_config
+
+
+class TrainTiny(Protocol):
+    """Trains in this process; returns the summary."""
+
+    def __call__(self, out: Path, **fields: Any) -> dict[str, Any]: ...
+
+
+@pytest.fixture
+def train_tiny(tiny_shards: Path) -> TrainTiny:
+    """``train_tiny(folder, epochs=2, ...)``."""
+    return lambda out, **fields: start_run(tiny_config(**fields), tiny_shards, out)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of three epochs that nothing interrupted; to read, never to change."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    start_run(tiny_config(), tiny_shards, out)
+    return out
+
+
+class StopAfter(Protocol):
+    """From now on a run gets a signal when it asks for the ``count``-th time whether to stop."""
+
+    def __call__(self, count: int, signum: signal.Signals = signal.SIGINT) -> None: ...
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch) -> StopAfter:
+    """A run asks after each step and after each batch of val; each session counts anew."""
+
+    def arm(count: int, signum: signal.Signals = signal.SIGINT) -> None:
+        class Stopping(StopRequest):
+            asked = 0
+
+            def requested(self) -> bool:
+                self.asked += 1
+                if self.asked == count:
+                    signal.raise_signal(signum)
+                return super().requested()
+
+        monkeypatch.setattr(train.run, "StopRequest", Stopping)
+
+    return arm
+
+
+@pytest.fixture
+def resume() -> Callable[..., dict[str, Any]]:
+    """``resume(folder, shards=None)`` goes on without any signal to come."""
+
+    def go_on(folder: Path, shards: Path | None = None) -> dict[str, Any]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(train.run, "StopRequest", StopRequest)
+            return resume_run(folder, shards)
+
+    return go_on
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def metrics_of() -> Callable[[Path], list[dict[str, Any]]]:
+    """``metrics_of(folder)``: a dictionary an epoch."""
+    return read_metrics
+
+
+@pytest.fixture(scope="session")
+def outcome_of() -> Callable[[Path], dict[str, Any]]:
+    """``outcome_of(folder)``: all that a run leaves but its times; tensors as nested lists."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.tolist()
+        if isinstance(value, dict):
+            return {key: plain(each) for key, each in value.items()}
+        return value
+
+    def without(content: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+        return {name: value for name, value in content.items() if name not in names}
+
+    def outcome(folder: Path) -> dict[str, Any]:
+        last, best = load_checkpoint(folder / LAST), load_checkpoint(folder / BEST)
+        summary = json.loads((folder / SUMMARY).read_text())
+        return {
+            "weights": plain(last["model"]),
+            "optimizer": plain(last["optimizer"]),
+            "random numbers": plain(last["rng"]),
+            "progress": without(last["progress"], PROGRESS_TIMES),
+            "best weights": plain(best["model"]),
+            "best progress": without(best["progress"], PROGRESS_TIMES),
+            "metrics": [without(each, TIMES) for each in read_metrics(folder)],
+            "summary": without(summary, ("seconds", "images_per_s")),
+        }
+
+    return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class CommandLine(Protocol):
+    """Runs a click command in this process as ``python -m`` would."""
+
+    def __call__(self, command: click.Command, *args: str | Path) -> Ended: ...
+
+
+@pytest.fixture
+def command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> CommandLine:
+    def call(command: click.Command, *args: str | Path) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["python -m", *map(str, args)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run(command, "python -m train")
+        code = ended.value.code
+        assert isinstance(code, int)
+        return Ended(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def train_command(command_line: CommandLine, tiny_shards: Path) -> Callable[..., Ended]:
+    """``train_command("--epochs", 1, ...)`` with the tiny network; later options win."""
+    from train.__main__ import main
+
+    def call(*args: object, shards: Path | None = tiny_shards) -> Ended:
+        small = ("--arch", TINY_ARCH, "--image-size", "32", "--batch-size", str(BATCH_SIZE),
+                 "--epochs", "1", "--device", "cpu", "--precision", "fp32")  # fmt: skip
+        given = () if shards is None else ("--shards", str(shards))
+        return command_line(main, *small, *given, *map(str, args))
+
+    return call

@@ -1,0 +1,126 @@
+"""Models by name, and the normalisation in front of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.transforms import v2
+
+from shards.errors import UserError
+from train.models import Classifier, create_model, list_archs
+from train.recipes import create_recipe
+
+BASELINE = create_recipe("baseline")
+MEAN, STD = BASELINE.mean, BASELINE.std
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+
+META_CANNOT = "regnet"  # its builders read a value, which a meta tensor does not have
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    """``(4, 3, 32, 32)`` uint8 in channels_last memory, as loaders give them."""
+    generator = torch.Generator().manual_seed(3)
+    nhwc = torch.randint(256, (4, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    return nhwc.permute(0, 3, 1, 2)
+
+
+@pytest.fixture
+def normalised(images: torch.Tensor) -> torch.Tensor:
+    transform = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+    result: torch.Tensor = transform(images)
+    return result
+
+
+def test_bytes_are_normalised_as_torchvision_does(
+    images: torch.Tensor, normalised: torch.Tensor
+) -> None:
+    model = Classifier(nn.Identity(), MEAN, STD)
+    torch.testing.assert_close(model(images), normalised, rtol=0, atol=1e-5)
+
+
+def test_a_classifier_is_normalisation_and_backbone(
+    images: torch.Tensor, normalised: torch.Tensor
+) -> None:
+    model = create_model("resnet18", 5, MEAN, STD).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), model.backbone(normalised), rtol=1e-4, atol=1e-4)
+
+
+def test_the_backbone_gets_floats_in_channels_last_memory(images: torch.Tensor) -> None:
+    seen: list[torch.Tensor] = []
+    model = Classifier(nn.Identity(), MEAN, STD)
+    model.backbone.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    model(images)
+    assert seen[0].dtype == torch.float32
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_every_byte_value_is_told_apart() -> None:
+    every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    out = Classifier(nn.Identity(), MEAN, STD)(every)
+    assert all(len(channel.unique()) == 256 for channel in out[0])
+
+
+def test_weights_have_plain_torchvision_names(images: torch.Tensor) -> None:
+    ours = create_model("resnet18", 3, MEAN, STD)
+    plain = torchvision.models.resnet18(num_classes=3)
+    assert list(ours.backbone.state_dict()) == list(plain.state_dict())
+    plain.load_state_dict(ours.backbone.state_dict(), strict=True)
+    # The configuration holds mean and std; a checkpoint must not hold them twice.
+    assert all(name.startswith("backbone.") for name in ours.state_dict())
+
+
+def test_initial_weights_are_those_of_torchvision_at_the_same_seed() -> None:
+    torch.manual_seed(11)
+    ours = create_model("resnet18", 3, MEAN, STD).backbone.state_dict()
+    torch.manual_seed(11)
+    plain = torchvision.models.resnet18(num_classes=3).state_dict()
+    assert all(torch.equal(ours[name], plain[name]) for name in plain)
+
+
+@pytest.mark.parametrize("arch", RESNETS)
+def test_every_published_resnet_builds_and_runs(arch: str, images: torch.Tensor) -> None:
+    model = create_model(arch, 7, MEAN, STD)
+    model.eval()
+    with torch.inference_mode():
+        logits = model(images)
+    assert logits.shape == (4, 7)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("arch", ["googlenet", "inception_v3"])
+def test_architectures_with_extra_heads_return_one_tensor_in_training(arch: str) -> None:
+    with torch.device("meta"):
+        model = create_model(arch, 7, MEAN, STD).train()
+        logits = model(torch.zeros(2, 3, 128, 128, dtype=torch.uint8))
+    assert isinstance(logits, torch.Tensor)
+    assert logits.shape == (2, 7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arch", [name for name in list_archs() if not name.startswith(META_CANNOT)]
+)
+def test_every_architecture_returns_one_tensor_in_training(arch: str) -> None:
+    with torch.device("meta"):
+        model = create_model(arch, 7, MEAN, STD).train()
+        logits = model(torch.zeros(2, 3, 224, 224, dtype=torch.uint8))
+    assert isinstance(logits, torch.Tensor)
+    assert logits.shape == (2, 7)
+
+
+def test_an_unknown_architecture_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UserError) as refused:
+        create_model("resnet5O", 3, MEAN, STD)
+    message = refused.value.format_message()
+    assert message.startswith("unknown arch 'resnet5O'; did you mean 'resnet50'?")
+    assert f"`python -m train --list-archs` shows all {len(list_archs())}" in message
+
+
+def test_the_list_holds_classification_models_alone() -> None:
+    archs = list_archs()
+    assert {*RESNETS, "vit_b_16", "efficientnet_b0"} <= set(archs)
+    assert not [name for name in archs if "rcnn" in name or "deeplab" in name or "r3d" in name]

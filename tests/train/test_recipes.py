@@ -1,0 +1,138 @@
+"""Recipes hold what they claim, survive storage, and refuse nonsense."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loaders.augment import AugmentConfig
+from shards.errors import UserError
+from train.recipes import RECIPES, TrainConfig, create_recipe
+
+PUBLISHED: dict[str, Any] = {
+    "recipe": "baseline",
+    "epochs": 20,
+    "batch_size": 128,
+    "lr": 1e-3,
+    "min_lr": 1e-6,
+    "weight_decay": 1e-4,
+    "label_smoothing": 0.0,
+    "seed": 12345,
+    "image_size": 384,
+    "eval_resize": None,
+    "augment": AugmentConfig(
+        crop_scale=(0.08, 1.0),
+        crop_ratio=(0.7, 1.33),
+        hflip_prob=0.5,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.1,
+    ),
+    "resample": "antialias",
+    "sampling": "csv",
+    "mini": None,
+    "drop_last": False,
+    "mean": (0.4308, 0.4084, 0.3393),
+    "std": (0.1063, 0.1023, 0.1123),
+    "amp": "fp16",
+}
+OF_THE_MACHINE = {"device", "precision", "compile", "loader", "threads"}
+NOT_PUBLISHED = {"arch", "patience"}
+
+
+def test_baseline_is_the_published_recipe() -> None:
+    config = create_recipe("baseline")
+    assert {name: getattr(config, name) for name in PUBLISHED} == PUBLISHED
+    # A field that is added must be added here too.
+    assert {each.name for each in fields(config)} == {*PUBLISHED, *OF_THE_MACHINE, *NOT_PUBLISHED}
+
+
+def test_baseline_never_stops_early_and_leaves_the_machine_to_auto() -> None:
+    config = create_recipe("baseline")
+    assert config.patience >= config.epochs
+    assert {getattr(config, name) for name in OF_THE_MACHINE} == {"auto", None}
+
+
+def test_baseline_evaluates_at_440_for_384() -> None:
+    from loaders.augment import eval_resize_size
+
+    assert eval_resize_size(create_recipe("baseline").image_size) == 440
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_named_by_its_key(name: str) -> None:
+    assert create_recipe(name).recipe == name
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "arch": st.sampled_from(["resnet18", "vit_b_16"]),
+            "epochs": st.integers(1, 500),
+            "batch_size": st.integers(1, 4096),
+            "lr": st.floats(0, 10),
+            "label_smoothing": st.floats(0, 0.99),
+            "seed": st.integers(0, 2**63 - 1),
+            "image_size": st.integers(16, 200),
+            "eval_resize": st.none() | st.integers(200, 400),
+            "mini": st.none() | st.integers(1, 100),
+            "threads": st.none() | st.integers(1, 64),
+            "augment": st.builds(
+                AugmentConfig,
+                crop_scale=st.floats(0.01, 1).map(lambda low: (low, 1.0)),
+                hue=st.floats(0, 0.5),
+            ),
+        },
+    )
+)
+def test_a_configuration_survives_json(given_fields: dict[str, Any]) -> None:
+    config = replace(create_recipe("baseline"), **{"image_size": 128} | given_fields)
+    restored = TrainConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert restored == config
+    assert hash(restored) == hash(config)  # tuples came back as tuples
+
+
+def test_an_unknown_field_is_named_with_the_nearest() -> None:
+    content = create_recipe("baseline").to_dict() | {"weight_decays": 0.1}
+    with pytest.raises(
+        UserError,
+        match=r"unknown configuration field 'weight_decays'; did you mean 'weight_decay'\?",
+    ):
+        TrainConfig.from_dict(content)
+
+
+def test_an_unknown_recipe_is_named_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"unknown recipe 'basline'; did you mean 'baseline'\?"):
+        create_recipe("basline")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("epochs", 0, "epochs must be at least 1, got 0"),
+        ("batch_size", -3, "batch_size must be at least 1, got -3"),
+        ("patience", 0, "patience must be at least 1, got 0"),
+        ("image_size", 15, "image_size must be at least 16 px, got 15"),
+        ("eval_resize", 383, "eval_resize 383 is below image_size 384"),
+        ("lr", -1e-3, "lr must be 0 or more, got -0.001"),
+        ("lr", float("nan"), "lr must be 0 or more, got nan"),
+        ("weight_decay", float("inf"), "weight_decay must be 0 or more, got inf"),
+        ("min_lr", -1.0, "min_lr must be 0 or more, got -1.0"),
+        ("label_smoothing", 1.0, r"label_smoothing must be in \[0, 1\), got 1.0"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(field: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        replace(create_recipe("baseline"), **{field: value})
+
+
+def test_a_configuration_cannot_be_changed_in_place() -> None:
+    with pytest.raises(AttributeError):
+        create_recipe("baseline").lr = 1.0  # type: ignore[misc]
