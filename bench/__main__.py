@@ -53,7 +53,7 @@ def shards_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def options(*, repeats: int, image_size: bool = True, shards: bool = True) -> Decorator:
     """The options that the suites share."""
-    shared = [
+    shared: list[Decorator] = [
         click.option(
             "--batch-size",
             type=click.IntRange(1),

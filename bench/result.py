@@ -135,7 +135,8 @@ def _share(result: Result, reference: Result) -> str:
         return ""
     if result.median is None or reference.median is None:
         return NOT_MEASURED
-    return f"{result.median / reference.median:.0%}"
+    share = result.median / reference.median
+    return f"{share:.0f}x" if share >= 10 else f"{share:.0%}"
 
 
 def figure(result: Result) -> str:

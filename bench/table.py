@@ -65,7 +65,11 @@ def table_section(measured: dict[str, Section], runs: Sequence[dict[str, Any]] =
     published = published_table()
     archs = [*published, *(arch for arch in measured if arch not in published)]
     results = [each for arch in archs for each in _arch_results(arch, measured.get(arch))]
-    notes = [f"{arch}: {note}" for arch, section in measured.items() for note in section.notes]
+    notes = [
+        f"{arch} here: {note}"
+        for arch, section in measured.items()
+        for note in (_conditions(section.settings), *section.notes)
+    ]
     return Section(
         name="table",
         title=(
@@ -102,10 +106,7 @@ def render_table(section: Section) -> str:
     """The table, the cautions and the runs as text."""
     published = {row["arch"]: row for row in section.settings["published"]}
     archs = dict.fromkeys([*published, *section.settings["measured"]])
-    rows = [
-        ["", "published", "", "", "", "", "here", "", ""],
-        [*THEIRS, "step img/s", "loader+step img/s", TOTAL],
-    ]
+    rows = [["", "published", "", "", "", "", "here", ""], [*THEIRS, "img/s", TOTAL]]
     rows += [_text_row(section, arch, published.get(arch)) for arch in archs]
     lines = [section.title, *(f"  {line}" for line in text_table(rows))]
     lines += [f"  caution: {each}" for each in CAUTIONS]
@@ -126,6 +127,13 @@ def _arch_results(arch: str, section: Section | None) -> tuple[Result, Result, R
     return step, together, extrapolate(arch, together)
 
 
+def _conditions(settings: dict[str, Any]) -> str:
+    return (
+        f"loader and step together, batch {settings['batch_size']}, {settings['precision']} on "
+        f"{settings['device']}, loader {settings['loader']}, photographs of {settings['shards']}"
+    )
+
+
 def _required(section: Section, name: str) -> Result:
     result = section.find(name)
     if result is None:
@@ -134,16 +142,14 @@ def _required(section: Section, name: str) -> Result:
 
 
 def _text_row(section: Section, arch: str, published: dict[str, Any] | None) -> list[str]:
-    step, together, total = (
-        _required(section, name)
-        for name in (f"{arch} step", f"{arch} loader and step", f"{arch}, {TOTAL}")
-    )
+    together = _required(section, f"{arch} loader and step")
+    total = _required(section, f"{arch}, {TOTAL}")
     theirs = [NOT_MEASURED] * 5
     if published is not None:
         theirs = [f"{100 * published[name]:.1f}" for name in ("miou", "mf1", "oa")]
         theirs += [human_time(published["seconds"]), number(published["images_per_s_implied"])]
     time = NOT_MEASURED if total.median is None else f"{human_time(total.median)} (extrapolated)"
-    return [arch, *theirs, _rate(step), _rate(together), time]
+    return [arch, *theirs, _rate(together), time]
 
 
 def _rate(result: Result) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import platform
-import signal
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import click
@@ -14,8 +11,9 @@ import click
 from preprocess.catalog import Catalog
 from preprocess.demo_data import draw_demo_data, num_demo_photos
 from preprocess.discover import read_catalog
+from preprocess.executors import dask_executor, local_executor
 from preprocess.image import ImageOptions, Subsampling
-from preprocess.pack import OnProgress, expected_bytes, pack
+from preprocess.pack import OnProgress, expected_bytes, pack, pack_slice
 from preprocess.shard_task import ShardTask
 from shards.commands import HELP, run, stop_on_signals
 from shards.errors import UserError
@@ -36,7 +34,7 @@ class _PackByDefault(click.Group):
         return super().parse_args(ctx, args)
 
 
-def raw_share_of(_: click.Context, param: click.Parameter, value: str) -> float:
+def raw_share_of(_context: click.Context, param: click.Parameter, value: str) -> float:
     """``jpeg``, ``raw`` or ``mix:P`` -> the share of images that are stored as arrays."""
     kind, _, share = value.partition(":")
     try:
@@ -45,6 +43,21 @@ def raw_share_of(_: click.Context, param: click.Parameter, value: str) -> float:
         raise click.BadParameter(
             f"{value!r} is not jpeg, raw, or mix:P with P from 0 to 1", param=param
         ) from None
+
+
+def slice_of(
+    _context: click.Context, param: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
+    """``3/8`` -> ``(3, 8)``."""
+    if value is None:
+        return None
+    try:
+        index, count = map(int, value.split("/"))
+    except ValueError:
+        index, count = -1, 0
+    if not 0 <= index < count:
+        raise click.BadParameter(f"{value!r} is not I/N with I from 0 to N-1", param=param)
+    return index, count
 
 
 def _probability(text: str) -> float:
@@ -92,6 +105,13 @@ def main() -> None:
     type=click.FloatRange(0, 100),
     help="Percentage of photographs that may be unusable.",
 )
+@click.option(
+    "--task",
+    callback=slice_of,
+    metavar="I/N",
+    help="Pack slice I of N (0 to N-1) alone; `python -m shards merge` then publishes.",
+)
+@click.option("--dask", metavar="ADDRESS", help="Pack on this Dask cluster: tcp://scheduler:8786.")
 def pack_command(
     data: Path | None,
     out: Path | None,
@@ -103,6 +123,8 @@ def pack_command(
     workers: int | None,
     seed: int,
     max_rejected: float,
+    task: tuple[int, int] | None,
+    dask: str | None,
 ) -> None:
     """Pack DATA once into checked, resized WebDataset shards.
 
@@ -128,30 +150,35 @@ def pack_command(
     workers = workers or allowed_cores()
 
     start = time.perf_counter()
+    if dask:  # other machines have other current folders
+        data, out = data.absolute(), out.absolute()
     catalog = read_catalog(data, seed=seed, max_missing=max_rejected / 100)
     announce(catalog, data, out, options, workers)
     finished = (out / MANIFEST_NAME).exists()
     goes_on = f"stopped; finished shards are kept in {out}: run the same command again to go on"
     with (
-        ProcessPoolExecutor(
-            workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            # A terminal's Ctrl-C reaches every process; workers finish their shard, which is kept.
-            initializer=signal.signal,
-            initargs=(signal.SIGINT, signal.SIG_IGN),
-        ) as executor,
+        dask_executor(dask) if dask else local_executor(workers) as executor,
         stop_on_signals(goes_on),
         Progress("packing", sum(map(len, catalog.splits.values())), "photos") as progress,
     ):
         on_progress = _progress_of(progress)
-        manifest = pack(
-            catalog,
-            out,
-            options,
-            executor,
-            max_rejected=max_rejected / 100,
-            on_progress=on_progress,
+        if task is not None:
+            pack_slice(catalog, out, options, executor, task, on_progress=on_progress)
+        else:
+            manifest = pack(
+                catalog,
+                out,
+                options,
+                executor,
+                max_rejected=max_rejected / 100,
+                on_progress=on_progress,
+            )
+    if task is not None:
+        click.echo(
+            f"slice {task[0]}/{task[1]} is packed; once all {task[1]} are: "
+            f'python -m shards merge "{out}"'
         )
+        return
     if finished:
         click.echo(f"{out} is complete already and matches; nothing to do")
     else:

@@ -19,7 +19,7 @@ import simplejpeg
 
 from preprocess.catalog import Catalog
 from preprocess.image import ImageOptions
-from preprocess.shard_task import ShardTask, pack_shard, shard_tasks
+from preprocess.shard_task import UNREAD, ShardTask, pack_shard, shard_tasks
 from shards.commands import describe_os_error
 from shards.errors import JobError
 from shards.format import MANIFEST_NAME, WORK_NAME, FileInfo, Manifest, index_name, shard_name
@@ -66,6 +66,33 @@ def pack(
     with open_job(out, job, _job_splits(catalog)):
         _run(tasks, executor, on_progress)
         return finish_job(out, max_rejected)
+
+
+def pack_slice(
+    catalog: Catalog,
+    out: Path,
+    options: ImageOptions,
+    executor: Executor,
+    part: tuple[int, int],
+    *,
+    on_progress: OnProgress = lambda task, report, new: None,
+) -> None:
+    """Make slice ``i`` of ``n`` (``part``), every n-th shard, beside others on the same set.
+
+    ``shards.job.finish_job`` publishes the set once all slices are there.
+
+    Raises:
+        UserError: ``out`` holds something else.
+        JobError: A worker failed.
+    """
+    tasks = list(shard_tasks(catalog, out, options))
+    job = describe_job(catalog, options, tasks)
+    if (out / MANIFEST_NAME).exists():
+        job.refuse_difference(Job.of_manifest(Manifest.read(out)), out)
+        return
+    with open_job(out, job, _job_splits(catalog), alone=False):
+        index, count = part
+        _run(tasks[index::count], executor, on_progress)
 
 
 def describe_job(catalog: Catalog, options: ImageOptions, tasks: list[ShardTask]) -> Job:
@@ -154,7 +181,8 @@ def _run(
     todo = []
     for task in tasks:
         report = ShardReport.read(task.out, task.split, task.shard)
-        if report is None:
+        # What the disk did not give last time it may give now.
+        if report is None or any(reason in UNREAD for _, reason in report.rejected):
             todo.append(task)
         else:
             on_progress(task, report, False)

@@ -18,6 +18,10 @@ from shards.writer import Sample, write_shard
 
 MAX_SHARD_FILES = 1000
 MIN_SHARD_FILES = 64
+MISSING_FILE, UNREADABLE_FILE = "missing", "unreadable"
+UNREAD = (MISSING_FILE, UNREADABLE_FILE)
+"""Reasons that lie with the disk, not with the photograph."""
+
 SHARDS_WANTED = 16
 """Small splits are cut into about this many shards, so that every core and reader gets some."""
 
@@ -115,9 +119,9 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise RejectedImage("missing") from None
-    except OSError as error:
-        raise RejectedImage(f"unreadable: {(error.strerror or 'error').lower()}") from None
+        raise RejectedImage(MISSING_FILE) from None
+    except OSError:
+        raise RejectedImage(UNREADABLE_FILE) from None
 
 
 def _add_moments(moments: npt.NDArray[np.float64], image: StoredImage, repeats: int) -> None:

@@ -232,6 +232,8 @@ def finish_job(directory: Path, max_rejected: float) -> Manifest:
         files={name: info for report in every for name, info in report.files.items()},
     )
     rows = {name: _sample_of_rows(split, records[name]) for name, split in splits.items()}
+    for leftover in directory.glob("*.tmp"):
+        leftover.unlink(missing_ok=True)  # of a worker that was killed, perhaps elsewhere
     published = publish(directory, manifest, records, rows, rejected)
     drop_work(directory)
     return published
@@ -289,7 +291,8 @@ def _refuse_too_many(
         f"{len(rejected):,} of {files:,} photographs were rejected "
         f"({', '.join(f'{count:,} {reason}' for reason, count in reasons)}), more than "
         f"--max-rejected {100 * max_rejected:g} (percent) allows; nothing is published. See "
-        f"{directory / REJECTED_NAME}, then mend the files or allow more"
+        f"{directory / REJECTED_NAME}; then allow more, or mend the files, remove {directory} "
+        "and pack again"
     )
 
 

@@ -1,0 +1,214 @@
+"""Checkpoints are written whole or not at all, and reading one runs nothing."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+
+from shards.errors import UserError
+from train.checkpoint import (
+    BEST,
+    LAST,
+    load_checkpoint,
+    model_from_checkpoint,
+    save_checkpoint,
+)
+from train.models import create_model
+from train.recipes import create_recipe
+
+CONTENT: dict[str, Any] = {
+    "class_names": ["a b", "c"],
+    "model": OrderedDict(weight=torch.arange(6.0).view(2, 3), steps=torch.tensor(7)),
+    "progress": {"epoch": 3, "best_miou": 0.1 + 0.2, "nested": [1, (2.5, None), True]},
+}
+
+
+class Malicious:
+    """What pickle lets a file do."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return (open, (str(self.trace), "w"))
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as refused:
+        load_checkpoint(path)
+    message = refused.value.format_message()
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def saved(content: Any, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **options)
+    return buffer.getvalue()
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / LAST, CONTENT)
+    loaded = load_checkpoint(tmp_path / LAST)
+    assert loaded["progress"] == CONTENT["progress"]
+    assert loaded["class_names"] == CONTENT["class_names"]
+    assert all(
+        torch.equal(each, CONTENT["model"][name]) and each.dtype == CONTENT["model"][name].dtype
+        for name, each in loaded["model"].items()
+    )
+
+
+def test_a_folder_stands_for_its_best_checkpoint(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / BEST, CONTENT | {"progress": "best"})
+    save_checkpoint(tmp_path / LAST, CONTENT | {"progress": "last"})
+    assert load_checkpoint(tmp_path)["progress"] == "best"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_save_that_fails_half_way_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    path = tmp_path / LAST
+    save_checkpoint(path, CONTENT)
+    before = path.read_bytes()
+
+    def fail(_content: Any, file: Any) -> None:
+        file.write(before[: len(before) // 2])
+        raise error
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(type(error)):
+        save_checkpoint(path, CONTENT)
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.glob("*.pt*")] == [LAST]
+
+
+def test_a_new_save_replaces_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / LAST
+    for number in range(2):
+        save_checkpoint(path, CONTENT | {"number": number})
+    assert load_checkpoint(path)["number"] == 1
+    assert [each.name for each in tmp_path.glob("*.pt*")] == [LAST]
+
+
+@pytest.mark.parametrize("where", ["top", "in the model", "plain pickle", "old format"])
+def test_a_malicious_file_is_refused_and_nothing_in_it_runs(tmp_path: Path, where: str) -> None:
+    trace, path = tmp_path / "was here", tmp_path / "evil.pt"
+    evil = Malicious(trace)
+    path.write_bytes(
+        {
+            "top": lambda: saved(evil),
+            "in the model": lambda: saved({"hyphae_checkpoint": 1, "model": {"weight": evil}}),
+            "plain pickle": lambda: pickle.dumps(evil),
+            "old format": lambda: saved(evil, _use_new_zipfile_serialization=False),
+        }[where]()
+    )
+    assert "loading it could run code" in refusal(path)
+    assert not trace.exists()
+    # The same bytes do run where nobody looks: the refusal above is worth something.
+    if where == "plain pickle":
+        content = pickle.loads(path.read_bytes())
+    else:
+        content = torch.load(path, weights_only=False)
+    (content["model"]["weight"] if isinstance(content, dict) else content).close()
+    assert trace.exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 0.9, 0.999])
+def test_a_file_cut_short_is_refused(tmp_path: Path, finished_run: Path, share: float) -> None:
+    whole = (finished_run / BEST).read_bytes()
+    path = tmp_path / "cut.pt"
+    path.write_bytes(whole[: int(share * len(whole))])
+    refusal(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"just a note\n",
+        b"\xff\xd8\xff\xe0\x00\x10JFIF\x00",
+        b".",
+        b"0",
+        b"K",
+        b"\x80\x65 one more text",
+        saved(CONTENT, _use_new_zipfile_serialization=False)[:-200],
+        saved(CONTENT, _use_new_zipfile_serialization=False)[:600],
+    ],
+    ids=["empty", "text", "jpeg", "dot", "zero", "K", "e", "old cut in tensors", "old cut"],
+)
+@pytest.mark.filterwarnings("default")  # a warning beside the one line is another test's matter
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "note.pt"
+    path.write_bytes(content)
+    refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "version"),
+    [
+        (OrderedDict(weight=torch.zeros(2)), "None"),
+        ([1, 2], "None"),
+        (torch.zeros(3), "None"),
+        ({"hyphae_checkpoint": 2}, "2"),
+        ({"state_dict": {}, "hyper_parameters": {}}, "None"),
+    ],
+    ids=["state dict", "list", "tensor", "newer", "lightning"],
+)
+def test_a_foreign_or_newer_file_is_refused(tmp_path: Path, content: Any, version: str) -> None:
+    path = tmp_path / "foreign.pt"
+    path.write_bytes(saved(content))
+    assert refusal(path).endswith(
+        f"is not a checkpoint of this hyphae (version {version}, expected 1)"
+    )
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "none.pt") == f"no checkpoint {tmp_path / 'none.pt'}"
+    assert refusal(tmp_path / BEST) == f"no checkpoint {tmp_path / BEST}"
+    with pytest.raises(UserError, match=f"no checkpoint .*{BEST}"):
+        load_checkpoint(tmp_path)
+
+
+def test_the_model_of_a_checkpoint_computes_what_was_saved(tmp_path: Path) -> None:
+    config = create_recipe("baseline")
+    model = create_model("resnet18", 3, config.mean, config.std).eval()
+    content = {
+        "class_names": ["a", "b", "c"],
+        "config": config.to_dict() | {"arch": "resnet18"},
+        "model": model.backbone.state_dict(),
+    }
+    save_checkpoint(tmp_path / BEST, content)
+    loaded = load_checkpoint(tmp_path)
+    restored, restored_config = model_from_checkpoint(loaded)
+    images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(restored.eval()(images), model(images))
+    assert restored_config.arch == "resnet18"
+    plain = torchvision.models.resnet18(num_classes=3)
+    plain.load_state_dict(loaded["model"], strict=True)
+
+
+def test_a_run_leaves_checkpoints_of_tensors_and_plain_data(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    for name in (BEST, LAST):
+        content = torch.load(finished_run / name, weights_only=True)
+        assert content["class_names"] == sorted(content["class_names"])
+        assert content["resolved"]["precision"] == "fp32"
+        assert content["versions"]["torch"] == str(torch.__version__)
+    shutil.copy(finished_run / BEST, tmp_path / "moved.pt")
+    assert "optimizer" not in load_checkpoint(tmp_path / "moved.pt")
+    assert "optimizer" in load_checkpoint(finished_run / LAST)

@@ -1,0 +1,267 @@
+"""The loop is the plain PyTorch loop, and stops when it should."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch.nn.functional import cross_entropy
+from torchvision.transforms import v2
+
+import train.loop
+from shards.errors import JobError
+from train.batches import train_loader
+from train.checkpoint import BEST, LAST, load_checkpoint
+from train.evaluate import Evaluation
+from train.log import CONFIG, LOG, METRICS, SUMMARY
+from train.resolve import resolve
+from train.schedule import cosine_per_epoch
+
+MetricsOf = Callable[[Path], list[dict[str, Any]]]
+STEPS = 7  # 32 rows in batches of five
+
+
+def plain_loop(
+    config: Any, shards: Path, *, like_ours: bool
+) -> tuple[dict[str, torch.Tensor], list[tuple[float, int]]]:
+    """One epoch as a user would write it; returns the weights, and loss and size of each batch.
+
+    ``like_ours`` takes the three shortcuts that change roundings, not mathematics: the
+    normalisation as one product and sum, channels_last, and the fused optimizer.
+    """
+    torch.manual_seed(config.seed)
+    model = torchvision.models.resnet18(num_classes=3)
+    if like_ours:
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=like_ours or None
+    )
+    textbook = v2.Compose(
+        [v2.ToDtype(torch.float32, scale=True), v2.Normalize(config.mean, config.std)]
+    )
+    scale = 1 / (255 * torch.tensor(config.std))
+    shift = -torch.tensor(config.mean) / torch.tensor(config.std)
+    losses = []
+    with closing(train_loader(config, resolve(config), shards)) as loader:
+        for batch in loader.epoch(0):
+            if like_ours:
+                images = batch.images.float() * scale.view(3, 1, 1) + shift.view(3, 1, 1)
+            else:
+                images = textbook(batch.images.contiguous())
+            loss = cross_entropy(model(images), batch.labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append((loss.item(), len(batch.labels)))
+    return model.state_dict(), losses
+
+
+@pytest.fixture(scope="module")
+def resnet_run(
+    tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory, make_config: Any
+) -> Path:
+    """One epoch of resnet18 by the command's own path, its speed estimate included."""
+    out = tmp_path_factory.mktemp("resnet") / "run"
+    train.run.start_run(make_config(arch="resnet18", epochs=1), tiny_shards, out)
+    return out
+
+
+def test_an_epoch_equals_a_plain_pytorch_loop_to_the_last_bit(
+    resnet_run: Path, tiny_shards: Path, make_config: Any, metrics_of: MetricsOf
+) -> None:
+    config = make_config(arch="resnet18", epochs=1)
+    weights, losses = plain_loop(config, tiny_shards, like_ours=True)
+    ours = load_checkpoint(resnet_run / LAST)["model"]
+    assert list(ours) == list(weights)
+    assert all(torch.equal(ours[name], weights[name]) for name in weights)
+    assert [size for _, size in losses] == [5] * 6 + [2]
+    weighed = sum(loss * size for loss, size in losses) / 32
+    assert metrics_of(resnet_run)[0]["train/loss"] == pytest.approx(weighed, rel=1e-6)
+
+
+def test_the_train_loss_weighs_the_short_last_batch_by_its_count(
+    resnet_run: Path, tiny_shards: Path, make_config: Any, metrics_of: MetricsOf
+) -> None:
+    config = make_config(arch="resnet18", epochs=1)
+    _, losses = plain_loop(config, tiny_shards, like_ours=True)
+    each_alike = sum(loss for loss, _ in losses) / len(losses)
+    reported = metrics_of(resnet_run)[0]["train/loss"]
+    assert reported != pytest.approx(each_alike, rel=1e-3)
+
+
+def test_a_textbook_loop_differs_by_roundings_alone(tiny_shards: Path, make_config: Any) -> None:
+    # AdamW divides by the gradient's size, so the roundings of tiny gradients grow with each step:
+    # the first loss shows that both compute the same thing, the next that they do the same step.
+    config = make_config(arch="resnet18", epochs=1)
+    _, ours = plain_loop(config, tiny_shards, like_ours=True)
+    _, textbook = plain_loop(config, tiny_shards, like_ours=False)
+    assert ours[0][0] == pytest.approx(textbook[0][0], rel=1e-5)
+    assert ours[1][0] == pytest.approx(textbook[1][0], rel=1e-2)
+
+
+def test_the_loss_falls_to_nothing_on_two_batches(
+    tmp_path: Path, train_tiny: Any, no_augment: Any, metrics_of: MetricsOf
+) -> None:
+    summary = train_tiny(
+        tmp_path / "run", mini=3, batch_size=5, epochs=40, lr=1e-2, augment=no_augment
+    )
+    losses = [each["train/loss"] for each in metrics_of(tmp_path / "run")]
+    assert summary["samples_seen"] == 40 * 9
+    assert losses[-1] < 0.15 * losses[0]
+
+
+def test_the_rate_of_each_epoch_is_the_schedules(finished_run: Path, metrics_of: MetricsOf) -> None:
+    rates = [each["train/lr"] for each in metrics_of(finished_run)]
+    assert rates == [cosine_per_epoch(epoch, 3, 1e-3, 1e-6) for epoch in range(3)]
+
+
+def test_a_run_folder_holds_all_that_was_promised(
+    finished_run: Path, metrics_of: MetricsOf
+) -> None:
+    names = {each.name for each in finished_run.iterdir()}
+    assert {BEST, LAST, CONFIG, LOG, METRICS, SUMMARY} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert not [name for name in names if name.endswith(".tmp")]
+    summary = json.loads((finished_run / SUMMARY).read_text())
+    assert set(summary["test"]) == {"oa", "mf1", "miou"}
+    assert all(0 <= value <= 1 for value in summary["test"].values())
+    assert (summary["samples_seen"], summary["epochs"], summary["test_images"]) == (96, 3, 6)
+    assert summary["images_per_s"] == pytest.approx(96 / summary["seconds"])
+    metrics = metrics_of(finished_run)
+    assert [each["epoch"] for each in metrics] == [1, 2, 3]
+    assert [each["samples_seen"] for each in metrics] == [32, 64, 96]
+    assert summary["val_miou"] == max(each["val/miou"] for each in metrics)
+    config = json.loads((finished_run / CONFIG).read_text())
+    assert config["config"]["arch"] == summary["arch"]
+    assert {"resolved", "versions", "shards", "order_hash", "class_names"} <= set(config)
+
+
+def test_an_epoch_is_one_line_with_all_that_was_promised(finished_run: Path) -> None:
+    lines = (finished_run / LOG).read_text().splitlines()
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    assert len(epochs) == 3
+    for line in epochs:
+        for part in ("train loss", "val loss", "mIoU", "mF1", "OA", "img/s", "data wait", "left"):
+            assert part in line
+
+
+def confusion_with(hits: int) -> Evaluation:
+    """Two classes of ten images each; mIoU rises with ``hits``."""
+    matrix = torch.tensor([[hits, 10 - hits, 0], [0, 10, 0], [0, 0, 0]])
+    return Evaluation(matrix, loss=1.0, seconds=0.1)
+
+
+@pytest.fixture
+def val_hits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """``val_hits(1, 3, ...)``: what val says after each epoch."""
+
+    def script(*hits: int) -> None:
+        results = iter(hits)
+        monkeypatch.setattr(
+            train.loop, "evaluate", lambda *_args, **_options: confusion_with(next(results))
+        )
+
+    return script
+
+
+def test_patience_ends_a_run_and_an_equal_score_is_not_better(
+    tmp_path: Path, train_tiny: Any, val_hits: Any
+) -> None:
+    val_hits(2, 5, 4, 5, 3, 9)
+    summary = train_tiny(tmp_path / "run", epochs=6, patience=3)
+    assert (summary["best_epoch"], summary["epochs"]) == (2, 5)
+    assert summary["val_miou"] == confusion_with(5).scores.miou
+    assert load_checkpoint(tmp_path / "run" / BEST)["progress"]["epoch"] == 2
+    assert load_checkpoint(tmp_path / "run" / LAST)["progress"]["epoch"] == 5
+
+
+def test_patience_counts_from_the_best_epoch(
+    tmp_path: Path, train_tiny: Any, val_hits: Any
+) -> None:
+    val_hits(2, 1, 3, 2, 4, 3)
+    summary = train_tiny(tmp_path / "run", epochs=6, patience=2)
+    assert (summary["best_epoch"], summary["epochs"]) == (5, 6)
+
+
+def test_the_best_checkpoint_has_the_weights_of_the_best_epoch(
+    tmp_path: Path, train_tiny: Any, val_hits: Any
+) -> None:
+    val_hits(5, 1)
+    train_tiny(tmp_path / "two", epochs=2)
+    best, last = (load_checkpoint(tmp_path / "two" / name)["model"] for name in (BEST, LAST))
+    assert any(not torch.equal(best[name], last[name]) for name in best)
+    val_hits(1, 5)
+    train_tiny(tmp_path / "other", epochs=2)
+    best, last = (load_checkpoint(tmp_path / "other" / name)["model"] for name in (BEST, LAST))
+    assert all(torch.equal(best[name], last[name]) for name in best)
+
+
+def test_a_rate_far_too_high_fails_with_the_range_of_steps(tmp_path: Path, train_tiny: Any) -> None:
+    with pytest.raises(
+        JobError,
+        match=rf"^the loss became (nan|inf) in epoch 1 between steps 1 and {STEPS}; try a lower "
+        r"--lr or --precision fp32\.",
+    ) as failed:
+        train_tiny(tmp_path / "run", lr=1e30)
+    assert failed.value.exit_code == 1
+    assert not (tmp_path / "run" / LAST).exists()
+    assert not (tmp_path / "run" / SUMMARY).exists()
+
+
+@pytest.mark.parametrize(
+    ("bad_step", "first", "last"), [(1, 1, 3), (3, 1, 3), (4, 4, 6), (7, 7, 7)]
+)
+def test_a_loss_that_is_no_number_is_found_at_the_next_reading(
+    tmp_path: Path,
+    train_tiny: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    bad_step: int,
+    first: int,
+    last: int,
+) -> None:
+    calls = 0
+
+    def spoiled(*args: Any, **options: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        loss = cross_entropy(*args, **options)
+        return loss * math.nan if calls == bad_step else loss
+
+    monkeypatch.setattr(train.loop, "READ_STEPS", 3)
+    monkeypatch.setattr(train.loop, "cross_entropy", spoiled)
+    with pytest.raises(JobError, match=f"in epoch 1 between steps {first} and {last};"):
+        train_tiny(tmp_path / "run")
+
+
+def test_a_loss_that_is_no_number_leaves_the_last_checkpoint(
+    tmp_path: Path, train_tiny: Any, monkeypatch: pytest.MonkeyPatch, resume: Any
+) -> None:
+    rates = {0: 1e-3, 1: 1e30, 2: 1e-3}
+    monkeypatch.setattr(train.loop, "cosine_per_epoch", lambda epoch, *_: rates[epoch])
+    kept = tmp_path / "run" / LAST
+    with pytest.raises(JobError) as failed:
+        train_tiny(tmp_path / "run")
+    assert "in epoch 2 between" in failed.value.format_message()
+    assert f"The checkpoint of epoch 1 is kept: {kept}" in failed.value.format_message()
+    content = load_checkpoint(kept)
+    assert content["progress"]["epoch"] == 1
+    assert all(each.isfinite().all() for each in content["model"].values())
+    rates[1] = 1e-3
+    assert resume(tmp_path / "run")["epochs"] == 3
+
+
+def test_weights_that_the_last_step_of_an_epoch_spoiled_are_not_saved_as_good(
+    tmp_path: Path, train_tiny: Any, metrics_of: MetricsOf
+) -> None:
+    # One step an epoch: its loss is finite, and only val sees what the step did to the weights.
+    with pytest.raises(JobError, match="the loss became"):
+        train_tiny(tmp_path / "run", lr=1e30, batch_size=32, epochs=2)
+    assert not (tmp_path / "run" / LAST).exists()
+    assert not (tmp_path / "run" / METRICS).exists()
