@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ARCH = "resnet18"
 IMAGE_SIZE = 224
+BLOCK_S, BUDGET_S = 0.5, 15.0
+"""Of bare ``bench``, which is to end within 2 minutes on a busy machine too."""
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -109,7 +111,7 @@ def all_command(arch: str, **settings: Any) -> None:
     from bench.session import BenchSession
     from bench.step import measure_step
 
-    with BenchSession(arch=arch, **settings) as session:
+    with BenchSession(arch=arch, block_s=BLOCK_S, budget_s=BUDGET_S, **settings) as session:
         session.show(measure_loaders(session.request))
         session.show(measure_step(session.request, arch))
         session.show(measure_end_to_end(session.request, arch))

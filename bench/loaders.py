@@ -27,8 +27,9 @@ from loaders.config import Backend, LoaderConfig, Resample
 from loaders.factory import create_loader
 from loaders.opencv import decode
 from loaders.planned import PlannedSplit
+from preprocess.csv_layout import IMAGE_FOLDER
 from shards.errors import ShardError, UserError
-from shards.reader import Split
+from shards.reader import ShardSet, Split
 from train.device import choose_device
 
 CPU_BATCH, GPU_BATCH = 32, 128
@@ -66,8 +67,8 @@ def measure_loaders(request: Request, originals: Path | None = None) -> Section:
         UserError: The device or ``originals`` is not there.
         ShardError: The shard set is missing or damaged.
     """
-    if originals is not None and not originals.is_dir():
-        raise UserError(f"no folder of original photographs {originals}")
+    if originals is not None:
+        originals = originals_root(originals, request.shards)
     device, _ = choose_device(request.device)
     config, warm_up = _configure(request, device)
     missing: list[Result] = []
@@ -87,7 +88,7 @@ def measure_loaders(request: Request, originals: Path | None = None) -> Section:
                 continue
             stack.callback(loader.close)
             subjects.append(_subject(contestant.name, loader, request, device, warm_up))
-        values = in_turns(subjects, request.repeats, "loaders")
+        values = in_turns(subjects, request.repeats, "loaders", request.budget_s)
     measured = {
         each.name: Result(name=each.name, repeats=values[each.name], note=each.note)
         for each in subjects
@@ -95,6 +96,20 @@ def measure_loaders(request: Request, originals: Path | None = None) -> Section:
     found = measured | {each.name: each for each in missing}
     order = ["read only", CEILING, *(each.name for each in CONTESTANTS)]
     return _section(config, request, tuple(found[name] for name in order))
+
+
+def originals_root(folder: Path, shards: Path) -> Path:
+    """Where the source paths of a shard set begin: ``folder``, or its ``merged_dataset``.
+
+    Raises:
+        UserError: The first photograph is in neither.
+    """
+    with ShardSet(shards).split("train") as split:
+        first = str(split.metadata(0)["path"])
+    for root in (folder, folder / IMAGE_FOLDER):
+        if (root / first).is_file():
+            return root
+    raise UserError(f"no original photograph {folder / first}: give the folder that was packed")
 
 
 def _configure(request: Request, device: torch.device) -> tuple[LoaderConfig, int]:

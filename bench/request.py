@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,8 @@ class Request:
     repeats: int = 3
     block_s: float = 1.0
     """Least length of a timed block [s]."""
+    budget_s: float = math.inf
+    """Time of a section after which no further repeat begins, once there are two [s]."""
     device: str = "auto"
 
     def on(self, shards: Path) -> Request:

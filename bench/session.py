@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -39,6 +40,8 @@ class BenchSession:
         json_file: Path | None,
         arch: str | None = None,
         needs_shards: bool = True,
+        block_s: float = 1.0,
+        budget_s: float = math.inf,
     ) -> None:
         if json_file is not None and (json_file.is_dir() or not json_file.parent.is_dir()):
             what = "is a folder" if json_file.is_dir() else "lies in a folder that does not exist"
@@ -53,6 +56,8 @@ class BenchSession:
             threads=threads,
             device=device,
             repeats=repeats,
+            block_s=block_s,
+            budget_s=budget_s,
         )
         self._shards, self._needs_shards, self._json_file = shards, needs_shards, json_file
         self._sections: list[Section] = []
@@ -66,7 +71,7 @@ class BenchSession:
             directory = self._stack.enter_context(shard_set(self._shards))
             self.request = self.request.on(directory)
         click.echo(describe(self._environment))
-        click.echo(f"medians of {self.request.repeats} interleaved repeats, and min..max")
+        click.echo(f"medians of n interleaved repeats, and min..max")
         return self
 
     def show(self, section: Section) -> None:

@@ -97,7 +97,7 @@ def measure_step(request: Request, arch: str) -> Section:
     chosen = variants(resolved)
     out_of_memory: set[str] = set()
     subjects = [_subject(each, config, batch, request, out_of_memory) for each in chosen]
-    values = in_turns(subjects, request.repeats, "step")
+    values = in_turns(subjects, request.repeats, "step", request.budget_s)
     results = tuple(
         not_measured(name, f"out of memory at batch {config.batch_size}")
         if name in out_of_memory

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
-
 from bench.end_to_end import STEP, TOGETHER, measure_end_to_end
 from bench.request import Request
 from bench.result import (
@@ -31,8 +29,6 @@ from train.published import CAUTIONS, EPOCHS, IMAGE_SIZE, TRAIN_ROWS, PublishedR
 
 SAMPLES = EPOCHS * TRAIN_ROWS
 """Images that a published run was trained on."""
-CPU_BATCH = 8
-"""A step of the recipe's 128 images takes a CPU a minute at this image size; the rate hardly differs."""
 THEIRS = ("arch", "mIoU", "mF1", "OA", "time", "img/s implied")
 TOTAL = f"{SAMPLES / 1e6:.2f} million images"
 
@@ -54,10 +50,7 @@ def measure_table(
 
 def measure_arch(request: Request, arch: str) -> Section:
     """Step, and loader and step together, at the published image size."""
-    device = request.training(arch, cpu_batch=1, gpu_batch=1)[1].device
-    batch = request.batch_size or (CPU_BATCH if device.type == "cpu" else None)
-    with torch.random.fork_rng(devices=[]):
-        return measure_end_to_end(replace(request, image_size=IMAGE_SIZE, batch_size=batch), arch)
+    return measure_end_to_end(replace(request, image_size=IMAGE_SIZE), arch)
 
 
 def table_section(measured: dict[str, Section], runs: Sequence[dict[str, Any]] = ()) -> Section:

@@ -6,6 +6,7 @@ meanwhile does so for all of them. Every block is one repeat, and all repeats ar
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 from shards.errors import JobError
 from shards.progress import Progress
 
+LEAST_REPEATS = 2
 WARM_UP = -1
 """The number of the block whose value is dropped: it fills caches, builds graphs, compiles."""
 
@@ -30,12 +32,25 @@ class Subject:
 
 
 def in_turns(
-    subjects: Sequence[Subject], repeats: int, label: str = "measuring"
+    subjects: Sequence[Subject],
+    repeats: int,
+    label: str = "measuring",
+    budget_s: float = math.inf,
 ) -> dict[str, tuple[float, ...]]:
-    """Every subject's values, one a repeat, from interleaved blocks after a dropped warm-up."""
+    """Every subject's values, one a repeat, from interleaved blocks after a dropped warm-up.
+
+    Args:
+        subjects: What to compare.
+        repeats: How many values of each.
+        label: Of the progress bar.
+        budget_s: Once so much time is spent, no turn begins beyond :data:`LEAST_REPEATS` [s].
+    """
     values: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    start = time.perf_counter()
     with Progress(label, len(subjects) * (1 + repeats), "blocks") as progress:
         for repeat in range(WARM_UP, repeats):
+            if repeat >= LEAST_REPEATS and time.perf_counter() - start > budget_s:
+                break
             for subject in subjects:
                 value = subject.block(repeat)
                 if repeat != WARM_UP:

@@ -34,6 +34,26 @@ class SplitCatalog:
         return len(self.paths)
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a photograph's bytes lie: a file, or a part of one (a member of a tar)."""
+
+    file: Path
+    offset: int = 0
+    size: int | None = None
+    """Bytes from ``offset`` on; None for all of them."""
+    metadata: str = "{}"
+    """A JSON object: what else is known of it, for the sample's ``.json``."""
+
+    def read(self) -> bytes:
+        """The photograph's bytes."""
+        if self.size is None and not self.offset:
+            return self.file.read_bytes()
+        with self.file.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(-1 if self.size is None else self.size)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
     """A data set as found on disk."""
@@ -41,15 +61,25 @@ class Catalog:
     root: Path
     """The folder that every path is relative to."""
     layout: str
-    """``csv`` or ``folders``."""
+    """``csv``, ``folders`` or ``webdataset``."""
     class_names: tuple[str, ...]
     """Sorted; the position is the label. For the mushroom set this is the published order."""
     splits: dict[str, SplitCatalog]
     notes: list[str] = field(default_factory=list)
     """What the user should know and need not mend."""
+    origins: dict[str, Origin] = field(default_factory=dict)
+    """By path: photographs that are no files of their own below ``root``, or were added to it."""
+    excluded: dict[str, str] = field(default_factory=dict)
+    """By path: training photographs to leave out, and why."""
+
+    def origin(self, path: str) -> Origin:
+        """Where a photograph's bytes lie."""
+        return self.origins.get(path) or Origin(self.root / path)
 
     def digest(self) -> str:
-        """SHA-256 over names, labels, repetitions, sizes and order: what a pack depends on.
+        """SHA-256 over names, labels, repetitions, sizes, order and exclusions.
+
+        It is what a pack depends on.
 
         Times are left out: the same photographs copied elsewhere are the same input.
         """
@@ -59,6 +89,11 @@ class Catalog:
             hashed.update("\0".join(split.paths).encode(errors="surrogateescape"))
             for column in (split.labels, split.repeats, split.sizes, split.rows):
                 hashed.update(np.ascontiguousarray(column).astype("<i8").tobytes())
+        known = {path: origin.metadata for path, origin in self.origins.items()}
+        for further in (known, self.excluded):
+            for path in sorted(further):
+                text = f"\n{path}\0{further[path]}"
+                hashed.update(text.encode(errors="surrogateescape"))
         return hashed.hexdigest()
 
 

@@ -6,6 +6,7 @@ import csv
 import posixpath
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from shards.format import SPLITS
 
 PATH_COLUMNS = ("image_path", "filepath", "path", "file", "filename", "image")
 LABEL_COLUMNS = ("label", "class", "species", "class_name")
+if TYPE_CHECKING:
+    from _csv import Reader as _Reader
+
 IMAGE_FOLDER = "merged_dataset"
 PREFIX = "/kaggle/working/"
 SHOWN = 3
@@ -25,10 +29,41 @@ SHOWN = 3
 class _Table:
     """One CSV file, its rows resolved to distinct files."""
 
+    folder: Path
     paths: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    bad: dict[str, list[str]] = field(default_factory=dict)
+    """Kind of problem -> every example."""
+    file_of_path: dict[str, int] = field(default_factory=dict)
+    file_of_text: dict[str, int] = field(default_factory=dict)
+    """The same by the row's own text: most rows repeat one, and need no more than this."""
+
+    def add(self, text: str, label: str, line: int) -> None:
+        """Count a row, or note what is wrong with it."""
+        if not text or not label:
+            self.note("lines with an empty path or label", f"{line}")
+            return
+        at = self.file_of_text.get(text)
+        if at is None:
+            path = _relative_path(text, self.folder)
+            if path is None:
+                self.note("paths that leave the data folder", repr(text))
+                return
+            at = self.file_of_path.setdefault(path, len(self.paths))
+            if at == len(self.paths):
+                self.paths.append(path)
+                self.labels.append(label)
+            self.file_of_text[text] = at
+        if self.labels[at] != label:
+            example = f"{self.paths[at]!r} ({self.labels[at]!r} and {label!r})"
+            self.note("files with two labels", example)
+        self.rows.append(at)
+
+    def note(self, kind: str, example: str) -> None:
+        """Remember an example of a kind of problem."""
+        self.bad.setdefault(kind, []).append(example)
 
 
 def find_csv_folder(data: Path) -> Path | None:
@@ -87,52 +122,36 @@ def read_csv_layout(folder: Path, *, seed: int, max_missing: float) -> Catalog:
 
 
 def _read_table(file: Path, folder: Path) -> _Table:
-    table = _Table()
-    file_of: dict[str, int] = {}  # distinct file -> position in table.paths
-    file_of_text: dict[str, int] = {}  # the same by the row's own text: most rows repeat one
-    bad: dict[str, list[str]] = {}
+    table = _Table(folder)
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         reader = csv.reader(stream)
-        header = [name.strip().lower() for name in next(reader, [])]
-        path_at = next((header.index(name) for name in PATH_COLUMNS if name in header), None)
-        label_at = next((header.index(name) for name in LABEL_COLUMNS if name in header), None)
-        if path_at is None or label_at is None:
-            absent = "path" if path_at is None else "label"
-            found = ",".join(header) or "nothing"
-            table.problems.append(
-                f"{file.name} has no {absent} column: its header is {found!r}, "
-                "expected image_path,label or filepath,label"
-            )
-            return table
-        for row in reader:
-            if len(row) <= max(path_at, label_at):
-                if row:  # blank lines are harmless
-                    bad.setdefault("lines without both columns", []).append(f"{reader.line_num}")
-                continue
-            text, label = row[path_at], row[label_at].strip()
-            if not text or not label:
-                bad.setdefault("lines with an empty path or label", []).append(f"{reader.line_num}")
-                continue
-            at = file_of_text.get(text)
-            if at is None:
-                path = _relative_path(text, folder)
-                if path is None:
-                    bad.setdefault("paths that leave the data folder", []).append(repr(text))
-                    continue
-                at = file_of.setdefault(path, len(table.paths))
-                if at == len(table.paths):
-                    table.paths.append(path)
-                    table.labels.append(label)
-                file_of_text[text] = at
-            if table.labels[at] != label:
-                bad.setdefault("files with two labels", []).append(
-                    f"{table.paths[at]!r} ({table.labels[at]!r} and {label!r})"
-                )
-            table.rows.append(at)
-    table.problems += [_counted(f"{file.name}: {kind}", examples) for kind, examples in bad.items()]
+        try:
+            _read_rows(reader, table, file.name)
+        except csv.Error as error:  # such as a quote that is never closed
+            table.problems.append(f"{file.name}, line {reader.line_num}: {error}")
+    table.problems += [_counted(f"{file.name}: {kind}", each) for kind, each in table.bad.items()]
     if not table.rows and not table.problems:
         table.problems.append(f"{file.name} has no rows")
     return table
+
+
+def _read_rows(reader: _Reader, table: _Table, name: str) -> None:
+    header = [column.strip().lower() for column in next(reader, [])]
+    path_at = next((header.index(column) for column in PATH_COLUMNS if column in header), None)
+    label_at = next((header.index(column) for column in LABEL_COLUMNS if column in header), None)
+    if path_at is None or label_at is None:
+        absent = "path" if path_at is None else "label"
+        found = ",".join(header) or "nothing"
+        table.problems.append(
+            f"{name} has no {absent} column: its header is {found!r}, "
+            "expected image_path,label or filepath,label"
+        )
+        return
+    for row in reader:
+        if len(row) > max(path_at, label_at):
+            table.add(row[path_at], row[label_at].strip(), reader.line_num)
+        elif row:  # blank lines are harmless
+            table.note("lines without both columns", f"{reader.line_num}")
 
 
 def _relative_path(text: str, folder: Path) -> str | None:
@@ -146,7 +165,8 @@ def _relative_path(text: str, folder: Path) -> str | None:
     if found and (not before or before.endswith("/")) and ".." not in before.split("/"):
         path = behind
     path = posixpath.normpath(path)
-    return None if path.startswith(("../", "/")) or path in ("..", ".") else path
+    outside = path.startswith(("../", "/")) or path in ("..", ".") or "\0" in path
+    return None if outside else path
 
 
 def _contradictions(tables: dict[str, _Table]) -> list[str]:

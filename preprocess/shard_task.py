@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.catalog import Catalog
+from preprocess.catalog import Catalog, Origin
 from preprocess.image import ImageOptions, RejectedImage, StoredImage, store_image
 from shards.job import ShardReport
 from shards.writer import Sample, write_shard
@@ -21,6 +22,9 @@ MIN_SHARD_FILES = 64
 MISSING_FILE, UNREADABLE_FILE = "missing", "unreadable"
 UNREAD = (MISSING_FILE, UNREADABLE_FILE)
 """Reasons that lie with the disk, not with the photograph."""
+
+SOURCE = "source"
+"""The metadata field by which added photographs are counted."""
 
 SHARDS_WANTED = 16
 """Small splits are cut into about this many shards, so that every core and reader gets some."""
@@ -32,16 +36,20 @@ def shard_tasks(catalog: Catalog, out: Path, options: ImageOptions) -> Iterator[
         count = shard_files(len(split))
         for shard, first in enumerate(range(0, len(split), count)):
             part = slice(first, first + count)
+            paths = split.paths[part]
+            excluded = catalog.excluded if name == "train" else {}
             yield ShardTask(
                 root=catalog.root,
                 out=out,
                 split=name,
                 shard=shard,
                 first_key=first,
-                paths=split.paths[part],
+                paths=paths,
                 labels=split.labels[part].tolist(),
                 repeats=split.repeats[part].tolist(),
                 options=options,
+                origins={path: catalog.origins[path] for path in paths if path in catalog.origins},
+                excluded={path: excluded[path] for path in paths if path in excluded},
             )
 
 
@@ -67,12 +75,17 @@ class ShardTask:
     labels: list[int]
     repeats: list[int]
     options: ImageOptions
+    origins: dict[str, Origin] = field(default_factory=dict)
+    """As in the catalogue, of these paths."""
+    excluded: dict[str, str] = field(default_factory=dict)
+    """As in the catalogue, of these paths."""
 
 
 def pack_shard(task: ShardTask) -> ShardReport:
     """Make one shard: read, check, resize, write. A pure function of its task and the files."""
     cv2.setNumThreads(1)  # parallelism is one process a core; OpenCV's own would oversubscribe
     stored: Counter[str] = Counter()
+    sources: Counter[str] = Counter()
     rejected: list[tuple[str, str]] = []
     moments = np.zeros((2, 2, 3))
     bytes_read = 0
@@ -82,8 +95,11 @@ def pack_shard(task: ShardTask) -> ShardReport:
         for at, (path, label, repeats) in enumerate(
             zip(task.paths, task.labels, task.repeats, strict=True)
         ):
+            origin = task.origins.get(path) or Origin(task.root / path)
             try:
-                data = _read(task.root / path)
+                if path in task.excluded:
+                    raise RejectedImage(task.excluded[path])
+                data = _read(origin)
                 image = store_image(data, task.options, task.options.store_of(path))
             except RejectedImage as reason:
                 rejected.append((path, str(reason)))
@@ -91,6 +107,9 @@ def pack_shard(task: ShardTask) -> ShardReport:
             bytes_read += len(data)
             stored[image.how] += 1
             _add_moments(moments, image, repeats)
+            metadata = json.loads(origin.metadata) | {"path": path}
+            if SOURCE in metadata:
+                sources[metadata[SOURCE]] += 1
             yield Sample(
                 key=task.first_key + at,
                 label=label,
@@ -99,7 +118,7 @@ def pack_shard(task: ShardTask) -> ShardReport:
                 extension=image.extension,
                 width=image.width,
                 height=image.height,
-                metadata={"path": path},
+                metadata=metadata,
             )
 
     written = write_shard(task.out, task.split, task.shard, samples())
@@ -110,14 +129,15 @@ def pack_shard(task: ShardTask) -> ShardReport:
         rejected=rejected,
         bytes_read=bytes_read,
         moments=moments,
+        sources=dict(sources),
     )
     report.write(task.out, task.split, task.shard)
     return report
 
 
-def _read(path: Path) -> bytes:
+def _read(origin: Origin) -> bytes:
     try:
-        return path.read_bytes()
+        return origin.read()
     except FileNotFoundError:
         raise RejectedImage(MISSING_FILE) from None
     except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -23,10 +24,20 @@ def run(command: click.Command, prog_name: str) -> NoReturn:
 
     Exit codes: 0 done, 1 the job failed, 2 the user's mistake, 130 or 143 stopped on request.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file name need not be printable
+            stream.reconfigure(errors="backslashreplace")
     try:
-        result = command.main(prog_name=prog_name, standalone_mode=False)
+        # Not command.main(): it turns a closed pipe into a silent exit code 1.
+        with command.make_context(prog_name, sys.argv[1:]) as context:
+            command.invoke(context)
         sys.stdout.flush()  # a closed pipe shows here rather than at interpreter shutdown
-        code = result if isinstance(result, int) else 0
+        code = 0
+    except click.exceptions.Exit as leave:  # --help
+        code = leave.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        code = error.exit_code
     except click.UsageError as error:
         click.echo(f"error: {error.format_message()} (see {prog_name} --help)", err=True)
         code = error.exit_code

@@ -124,6 +124,8 @@ class Manifest:
     """Statistics of the training pixels, as the plans ``csv`` and ``natural`` show them."""
     files: dict[str, FileInfo] = field(default_factory=dict)
     """Every other file of the set."""
+    sources: dict[str, int] = field(default_factory=dict)
+    """Packed photographs that were added from elsewhere, by source."""
     format_version: int = FORMAT_VERSION
 
     @property

@@ -14,7 +14,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from shards.writer import npy_bytes, publish, write_file, write_rejected
 
 JOB_NAME = "job.json"
 REPACK = "run the packing command again"
+EXCLUDED = "excluded: "
+"""How a reason begins that was the user's wish: such photographs are not held against the set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +104,8 @@ class ShardReport:
     moments: npt.NDArray[np.float64]
     """``(2, 2, 3)``: sums over images of (mean, mean square) of RGB, each image counted once and
     as often as the CSV names it."""
+    sources: dict[str, int] = field(default_factory=dict)
+    """Images that were added from elsewhere, by source."""
 
     def write(self, directory: Path, split: str, shard: int) -> None:
         """Leave the report in the work folder: from now on the shard counts as done."""
@@ -163,7 +167,10 @@ def open_job(
         raise UserError(f"{directory} is a file, expected a folder for the shard set")
     if directory.exists() and not work.exists() and any(directory.iterdir()):
         raise UserError(f"{directory} is not empty and holds no shard set; choose another folder")
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create {directory}: {error.strerror}; choose another") from None
     with (work / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
@@ -227,9 +234,10 @@ def finish_job(directory: Path, max_rejected: float) -> Manifest:
         versions=job.versions,
         fingerprint=fingerprint(job.options, job.source, job.versions),
         stored=_totals(report.stored for report in every),
-        rejected=_totals({reason: 1} for _, _, reason in rejected),
+        rejected=_totals({_kind_of(reason): 1} for _, _, reason in rejected),
         pixels=_pixel_stats(reports["train"], records["train"]),
         files={name: info for report in every for name, info in report.files.items()},
+        sources=_totals(report.sources for report in every),
     )
     rows = {name: _sample_of_rows(split, records[name]) for name, split in splits.items()}
     for leftover in directory.glob("*.tmp"):
@@ -280,15 +288,21 @@ def _read_reports(directory: Path, job: Job) -> dict[str, list[ShardReport]]:
     return reports
 
 
+def _kind_of(reason: str) -> str:
+    """A reason without the name of the photograph that it may end with."""
+    return reason.partition(" (")[0] if reason.startswith(EXCLUDED) else reason
+
+
 def _refuse_too_many(
     directory: Path, rejected: list[tuple[str, str, str]], files: int, max_rejected: float
 ) -> None:
-    if len(rejected) <= max_rejected * files:
+    unwanted = [reason for _, _, reason in rejected if not reason.startswith(EXCLUDED)]
+    if len(unwanted) <= max_rejected * files:
         return
     write_rejected(directory, rejected)
-    reasons = Counter(reason for _, _, reason in rejected).most_common(3)
+    reasons = Counter(unwanted).most_common(3)
     raise JobError(
-        f"{len(rejected):,} of {files:,} photographs were rejected "
+        f"{len(unwanted):,} of {files:,} photographs were rejected "
         f"({', '.join(f'{count:,} {reason}' for reason, count in reasons)}), more than "
         f"--max-rejected {100 * max_rejected:g} (percent) allows; nothing is published. See "
         f"{directory / REJECTED_NAME}; then allow more, or mend the files, remove {directory} "

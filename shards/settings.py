@@ -59,7 +59,7 @@ def refuse_code_folder(path: Path, what: str) -> None:
     resolved = path.resolve()
     for package in CODE_PACKAGES:
         code = CODE_ROOT / package
-        if (code / "__init__.py").exists() and (resolved == code or code in resolved.parents):
+        if code.is_dir() and (resolved == code or code in resolved.parents):
             raise UserError(
                 f"{what} {path} lies inside the code folder {code}; choose a folder outside it, "
                 f"such as data/{resolved.name}"

@@ -191,7 +191,10 @@ def test_class_names_that_are_not_utf8_are_packed_and_noted(
     lines = [line for line in train.read_text().splitlines() if "edulis/train 07" not in line]
     train.write_text("\n".join(lines))
     arguments = ["--out", tmp_path / "set", "--short-side", "96", "--workers", "1"]
-    done = run_command("preprocess", dataset_copy, *arguments)
+    # As in a UTF-8 locale; the C locale would print such bytes as they are.
+    done = run_command(
+        "preprocess", dataset_copy, *arguments, env={"PYTHONIOENCODING": "utf-8:strict"}
+    )
     assert "Traceback" not in done.stderr
     assert done.returncode == 0
 

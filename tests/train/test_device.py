@@ -24,6 +24,7 @@ from train.device import (
 from train.recipes import create_recipe
 from train.resolve import resolve
 
+READ_TEXT = Path.read_text
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
 
 
@@ -48,8 +49,9 @@ class Machine:
             raise self.smi_error
         return subprocess.CompletedProcess(command, self.smi[0], stdout=self.smi[1])
 
-    def read(self, path: Path, *_args: Any, **_options: Any) -> str:
-        assert str(path) == "/proc/cpuinfo"
+    def read(self, path: Path, *args: Any, **options: Any) -> str:
+        if str(path) != "/proc/cpuinfo":
+            return READ_TEXT(path, *args, **options)
         if self.cpuinfo is None:
             raise FileNotFoundError(path)
         return self.cpuinfo
@@ -70,7 +72,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: made_up.mps)
     monkeypatch.setattr(subject.shutil, "which", made_up.which)
     monkeypatch.setattr(subject.subprocess, "run", made_up.run)
-    monkeypatch.setattr(subject.Path, "read_text", made_up.read.__func__.__get__(made_up))
+    monkeypatch.setattr(Path, "read_text", lambda *args, **options: made_up.read(*args, **options))
     forget()
     yield made_up
     forget()
@@ -92,7 +94,7 @@ def test_a_gpu_that_torch_cannot_use_is_said_loudly(machine: Machine) -> None:
         "THIS MACHINE HAS A GPU THAT TORCH CANNOT USE (NVIDIA L40S, 535.54): torch "
     )
     assert "make setup TORCH_INDEX=URL" in reason
-    with pytest.raises(UserError, match="^no CUDA device for torch: THIS MACHINE HAS A GPU"):
+    with pytest.raises(UserError, match=r"^no CUDA device for torch: THIS MACHINE HAS A GPU"):
         choose_device("cuda")
 
 
@@ -138,7 +140,7 @@ def test_a_device_that_is_not_there_is_refused(machine: Machine, wanted: str, me
 
 def test_a_cuda_number_beyond_the_last_is_refused(machine: Machine) -> None:
     machine.cuda_devices = 2
-    with pytest.raises(UserError, match="^device cuda:2: there are 2 CUDA devices$"):
+    with pytest.raises(UserError, match=r"^device cuda:2: there are 2 CUDA devices$"):
         choose_device("cuda:2")
 
 
@@ -179,7 +181,7 @@ def test_a_precision_that_is_asked_for_is_kept(machine: Machine) -> None:
         assert choose_precision("fp32", "fp16", device) == ("fp32", "asked for")
         assert choose_precision("bf16", "fp16", device) == ("bf16", "asked for")
     assert choose_precision("fp16", "bf16", CUDA) == ("fp16", "asked for")
-    with pytest.raises(UserError, match="^fp16 is not for CPUs: use --precision bf16 or fp32$"):
+    with pytest.raises(UserError, match=r"^fp16 is not for CPUs: use --precision bf16 or fp32$"):
         choose_precision("fp16", "bf16", CPU)
 
 

@@ -1,0 +1,423 @@
+"""A run that was stopped and resumed is the run that was never stopped."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import train.loop
+import train.run
+from shards.errors import Interrupted, UserError
+from train.__main__ import main
+from train.checkpoint import LAST, load_checkpoint
+from train.interrupt import StopRequest
+from train.log import LOG, SUMMARY
+from train.recipes import create_recipe
+
+OutcomeOf = Callable[[Path], dict[str, Any]]
+ROWS = 36
+STEPS, VAL_BATCHES = 8, 2  # of an epoch of the tiny shards
+ASKED = STEPS + VAL_BATCHES  # how often an epoch asks whether to stop
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param(1, id="first step"),
+        pytest.param(4, id="middle of the first epoch"),
+        pytest.param(STEPS, id="last step of an epoch"),
+        pytest.param(STEPS + 1, id="during evaluation"),
+        pytest.param(STEPS + 2, id="last batch of evaluation"),
+        pytest.param(ASKED + 1, id="first step of the second epoch"),
+        pytest.param(ASKED + 5, id="middle of the second epoch"),
+        pytest.param(2 * ASKED + STEPS, id="last step of all"),
+        pytest.param(3 * ASKED, id="last batch of the last evaluation"),
+    ],
+)
+def test_a_resumed_run_equals_the_unbroken_one_to_the_last_bit(
+    tmp_path: Path,
+    train_tiny: Any,
+    finished_run: Path,
+    stop_after: Any,
+    resume: Any,
+    outcome_of: OutcomeOf,
+    asked: int,
+) -> None:
+    stop_after(asked)
+    with pytest.raises(Interrupted):
+        train_tiny(tmp_path / "run")
+    assert not (tmp_path / "run" / SUMMARY).exists()
+    resume(tmp_path / "run")
+    assert outcome_of(tmp_path / "run") == outcome_of(finished_run)
+
+
+def test_a_run_stopped_again_and_again_equals_the_unbroken_one(
+    tmp_path: Path,
+    train_tiny: Any,
+    finished_run: Path,
+    stop_after: Any,
+    outcome_of: OutcomeOf,
+) -> None:
+    stop_after(3)
+    with pytest.raises(Interrupted):
+        train_tiny(tmp_path / "run")
+    stops = 1
+    while not (tmp_path / "run" / SUMMARY).exists():
+        try:
+            train.run.resume_run(tmp_path / "run", None)
+        except Interrupted:
+            stops += 1
+    assert stops > 6
+    assert outcome_of(tmp_path / "run") == outcome_of(finished_run)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"precision": "bf16"}, id="bf16"),
+        pytest.param({"loader": "torchvision", "seed": 1, "threads": 1}, id="torchvision"),
+        pytest.param({"loader": "synthetic"}, id="synthetic"),
+        pytest.param({"sampling": "natural", "drop_last": True, "seed": 5}, id="natural"),
+        pytest.param({"mini": 4, "batch_size": 4, "label_smoothing": 0.1}, id="mini"),
+    ],
+)
+def test_resuming_is_exact_whatever_the_configuration(
+    tmp_path: Path,
+    train_tiny: Any,
+    stop_after: Any,
+    resume: Any,
+    outcome_of: OutcomeOf,
+    fields: dict[str, Any],
+) -> None:
+    train_tiny(tmp_path / "unbroken", epochs=2, **fields)
+    stop_after(2)
+    with pytest.raises(Interrupted):
+        train_tiny(tmp_path / "broken", epochs=2, **fields)
+    resume(tmp_path / "broken")
+    assert outcome_of(tmp_path / "broken") == outcome_of(tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_says_how_to_go_on_and_which_signal_it_was(
+    tmp_path: Path,
+    train_tiny: Any,
+    stop_after: Any,
+    capsys: pytest.CaptureFixture[str],
+    signum: signal.Signals,
+    code: int,
+) -> None:
+    folder = tmp_path / "my run"
+    stop_after(4, signum)
+    with pytest.raises(Interrupted) as stopped:
+        train_tiny(folder)
+    assert stopped.value.exit_code == code
+    assert stopped.value.format_message() == (
+        f"stopped in epoch 1 after step 4 of {STEPS}, saved; go on with: "
+        f'python -m train --resume "{folder}"'
+    )
+    assert "stopping after this step, then saving" in capsys.readouterr().err
+
+
+def test_the_handlers_of_signals_are_given_back(
+    tmp_path: Path, train_tiny: Any, stop_after: Any
+) -> None:
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    stop_after(2)
+    with pytest.raises(Interrupted):
+        train_tiny(tmp_path / "run")
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_seconds_and_samples_add_up_over_sessions(
+    tmp_path: Path, train_tiny: Any, stop_after: Any, resume: Any
+) -> None:
+    stop_after(4)
+    with pytest.raises(Interrupted):
+        train_tiny(tmp_path / "run", epochs=1)
+    first = load_checkpoint(tmp_path / "run" / LAST)["progress"]
+    assert (first["step"], first["images"], first["samples_seen"]) == (4, 20, 20)
+    summary = resume(tmp_path / "run")
+    assert summary["samples_seen"] == ROWS
+    assert summary["seconds"] > first["seconds"] > 0
+
+
+@contextmanager
+def dying(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> Iterator[None]:
+    """The process ends at the ``call``-th use of ``train.loop``'s ``name``: nothing is saved."""
+
+    class Killed(BaseException):
+        pass
+
+    original, calls = getattr(train.loop, name), 0
+
+    def fatal(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Killed
+        return original(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.loop, name, fatal)
+        try:
+            yield
+        except Killed:
+            return
+    pytest.fail(f"{name} was used {calls} times, never for the {call}-th time")
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        pytest.param("cross_entropy", STEPS + 4, id="in a step of the second epoch"),
+        pytest.param("evaluate", 2, id="in the second evaluation"),
+        pytest.param("finish_epoch", 2, id="before the second epoch is recorded"),
+        pytest.param("save", 3, id="before the second epoch is saved"),
+    ],
+)
+def test_a_killed_run_goes_on_from_the_last_epoch_and_equals_the_unbroken_one(
+    tmp_path: Path,
+    train_tiny: Any,
+    finished_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    resume: Any,
+    outcome_of: OutcomeOf,
+    name: str,
+    call: int,
+) -> None:
+    with dying(monkeypatch, name, call):
+        train_tiny(tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run" / LAST)["progress"]["epoch"] == 1
+    resume(tmp_path / "run")
+    assert outcome_of(tmp_path / "run") == outcome_of(finished_run)
+
+
+def test_a_run_killed_before_its_test_row_needs_no_more_training(
+    tmp_path: Path,
+    finished_run: Path,
+    resume: Any,
+    outcome_of: OutcomeOf,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    (run / SUMMARY).unlink()
+    monkeypatch.setattr(train.loop, "train_epoch", None)  # whoever calls it fails
+    resume(run)
+    assert outcome_of(run) == outcome_of(finished_run)
+
+
+def test_resuming_says_where_it_goes_on(
+    tmp_path: Path, train_tiny: Any, stop_after: Any, resume: Any
+) -> None:
+    stop_after(ASKED + 3)
+    with pytest.raises(Interrupted):
+        train_tiny(tmp_path / "run", epochs=2)
+    resume(tmp_path / "run")
+    assert "resuming in epoch 2 after step 3\n" in (tmp_path / "run" / LOG).read_text()
+
+
+def test_what_differs_from_the_saved_run_is_named(
+    tmp_path: Path,
+    train_tiny: Any,
+    stop_after: Any,
+    resume: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stop_after(3)
+    with pytest.raises(Interrupted):
+        train_tiny(tmp_path / "run", epochs=1)
+    now = train.run.versions() | {"torch": "9.9"}
+    monkeypatch.setattr(train.run, "versions", lambda: now)
+    resume(tmp_path / "run")
+    assert "note: torch is 9.9 now, was " in (tmp_path / "run" / LOG).read_text()
+
+
+@pytest.fixture
+def stopped_run(tmp_path: Path, train_tiny: Any, stop_after: Any) -> Path:
+    stop_after(3)
+    with pytest.raises(Interrupted):
+        train_tiny(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_another_order_of_samples_is_refused(
+    stopped_run: Path, resume: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = train.run.train_loader
+
+    def reordered(config: Any, *args: Any) -> Any:
+        return original(replace(config, seed=config.seed + 1), *args)
+
+    before = (stopped_run / LAST).read_bytes()
+    monkeypatch.setattr(train.run, "train_loader", reordered)
+    with pytest.raises(UserError, match=r"^the order of samples is not that of the run \(hash "):
+        resume(stopped_run)
+    assert (stopped_run / LAST).read_bytes() == before
+
+
+def test_another_shard_set_is_refused(
+    stopped_run: Path, tiny_dataset: Path, tmp_path: Path, pack_set: Any, resume: Any
+) -> None:
+    other = tmp_path / "other set"
+    pack_set(tiny_dataset, other, quality=70)
+    with pytest.raises(UserError) as refused:
+        resume(stopped_run, other)
+    assert refused.value.format_message() == (
+        f"{other} is not the shard set that this run was trained on; pass that one with --shards, "
+        "or start a new run"
+    )
+
+
+def test_the_same_shard_set_elsewhere_is_accepted(
+    stopped_run: Path, shards_copy: Path, resume: Any, finished_run: Path, outcome_of: OutcomeOf
+) -> None:
+    resume(stopped_run, shards_copy)
+    ours, theirs = outcome_of(stopped_run), outcome_of(finished_run)
+    for each in (ours, theirs):
+        each["summary"].pop("shards")
+    assert ours == theirs
+
+
+def test_a_finished_run_is_refused(finished_run: Path, command_line: Any) -> None:
+    ended = command_line(main, "--resume", finished_run)
+    assert (ended.code, ended.out) == (2, "")
+    result = finished_run / SUMMARY
+    assert ended.err == f"error: {finished_run} is finished; its result is in {result}\n"
+
+
+@pytest.mark.parametrize("what", ["nothing", "an empty folder", "a file"])
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, command_line: Any, what: str) -> None:
+    folder = tmp_path / "run"
+    if what == "an empty folder":
+        folder.mkdir()
+    elif what == "a file":
+        folder.touch()
+    ended = command_line(main, "--resume", folder)
+    assert ended.code == 2
+    assert ended.err == f"error: {folder} holds no run to resume (no {LAST} in it)\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--epochs", "9"], "--epochs"),
+        (["--arch", "resnet101"], "--arch"),  # the default, but asked for
+        (["--lr", "0.1", "--out", "x"], "--out, --lr"),
+        (["--batch-size", "5"], "--batch-size"),
+    ],
+)
+def test_options_beside_resume_are_refused_by_name(
+    stopped_run: Path, command_line: Any, options: list[str], named: str
+) -> None:
+    before = (stopped_run / LAST).read_bytes()
+    ended = command_line(main, "--resume", stopped_run, *options)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("error: --resume goes on with the run's own configuration; drop ")
+    listed = re.search(r"drop (.*), or start a new run\n$", ended.err)
+    assert listed is not None
+    assert sorted(listed[1].split(", ")) == sorted(named.split(", "))
+    assert (stopped_run / LAST).read_bytes() == before
+
+
+def test_the_command_goes_on_with_a_run(
+    stopped_run: Path, command_line: Any, finished_run: Path, outcome_of: OutcomeOf
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.run, "StopRequest", StopRequest)
+        ended = command_line(main, "--resume", stopped_run)
+    assert (ended.code, ended.err) == (0, "")
+    assert outcome_of(stopped_run) == outcome_of(finished_run)
+
+
+# The same with real programs and real signals.
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real network's run of 6 epochs, trained in this process."""
+    out = tmp_path_factory.mktemp("unbroken") / "run"
+    config = replace(
+        create_recipe("baseline"),
+        arch="shufflenet_v2_x0_5", image_size=32, batch_size=6, epochs=6, device="cpu",
+        precision="fp32",
+    )  # fmt: skip
+    train.run.start_run(config, tiny_shards, out)
+    return out
+
+
+def signalled(
+    folder: Path, shards: Path, environment: dict[str, str], signum: signal.Signals
+) -> tuple[int, str]:
+    """Start the same run as a program and send it a signal some time after its first epoch."""
+    delay_s = random.uniform(0, 1)
+    command = [
+        sys.executable, "-m", "train", "--arch", "shufflenet_v2_x0_5", "--image-size", "32",
+        "--batch-size", "6", "--epochs", "6", "--device", "cpu", "--precision", "fp32",
+        "--shards", str(shards), "--out", str(folder),
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, env=environment, cwd=folder.parent, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert any(line.startswith("epoch   1/6") for line in process.stdout)
+        time.sleep(delay_s)
+        process.send_signal(signum)
+        _, err = process.communicate(timeout=60)
+    return process.returncode, f"after {delay_s:.2f} s: {err}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_program_stopped_by_a_signal_saves_and_can_be_resumed(
+    tmp_path: Path,
+    tiny_shards: Path,
+    command_environment: dict[str, str],
+    run_command: Any,
+    unbroken: Path,
+    outcome_of: OutcomeOf,
+    signum: signal.Signals,
+    code: int,
+) -> None:
+    folder = tmp_path / "run"
+    returned, err = signalled(folder, tiny_shards, command_environment, signum)
+    assert returned == code, err
+    assert "Traceback" not in err
+    go_on = re.search(r"saved; go on with: python -m (.*)\n$", err)
+    assert go_on is not None, err
+    assert go_on[1] == f'train --resume "{folder}"'
+    done = run_command("train", "--resume", folder)
+    assert done.returncode == 0, done.stderr
+    assert outcome_of(folder) == outcome_of(unbroken), err
+
+
+@pytest.mark.slow
+def test_a_program_that_was_killed_loses_at_most_an_epoch(
+    tmp_path: Path,
+    tiny_shards: Path,
+    command_environment: dict[str, str],
+    run_command: Any,
+    unbroken: Path,
+    outcome_of: OutcomeOf,
+) -> None:
+    folder = tmp_path / "run"
+    returned, err = signalled(folder, tiny_shards, command_environment, signal.SIGKILL)
+    assert returned == -signal.SIGKILL, err
+    epochs = sum(line.startswith("epoch ") for line in (folder / LOG).read_text().splitlines())
+    assert load_checkpoint(folder / LAST)["progress"]["epoch"] in (epochs, epochs - 1)
+    done = run_command("train", "--resume", folder)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = outcome_of(folder), outcome_of(unbroken)
+    assert ours == theirs, err
