@@ -11,6 +11,7 @@ from typing import Any
 
 RECORD_VERSION = 1
 NOT_MEASURED = "-"
+UNSTEADY = 1.5
 DERIVED = ("median", "spread")
 """Written for whoever reads the JSON; computed again from the repeats when it is read back."""
 
@@ -120,7 +121,21 @@ def render(section: Section) -> str:
         header.insert(4, f"of {reference.name}")
     rows = [_row(result, reference) for result in section.results]
     lines = [section.title, *_indented(text_table([header, *rows], left=(0, len(header) - 1)))]
-    return "\n".join(lines + [f"  note: {note}" for note in section.notes])
+    notes = [*section.notes, *unsteady(section)]
+    return "\n".join(lines + [f"  note: {note}" for note in notes])
+
+
+def unsteady(section: Section) -> list[str]:
+    """A warning where repeats of one thing differ so much that the median says little."""
+    names = [
+        each.name
+        for each in section.results
+        if each.measured and each.spread and each.unit != "share"
+        if each.spread[1] > UNSTEADY * each.spread[0]
+    ]
+    if not names:
+        return []
+    return [f"repeats differ by more than {UNSTEADY}x ({', '.join(names)}): measure again in peace"]
 
 
 def _row(result: Result, reference: Result | None) -> list[str]:

@@ -14,6 +14,7 @@ from bench.environment import describe, environment
 from bench.request import Request, shard_set
 from bench.result import Report, Section, render
 from bench.table import render_table
+from shards.commands import stop_on_signals
 from shards.errors import UserError
 from shards.machine import human_time
 from train.device import choose_device
@@ -61,17 +62,18 @@ class BenchSession:
         )
         self._shards, self._needs_shards, self._json_file = shards, needs_shards, json_file
         self._sections: list[Section] = []
-        self._stack = ExitStack()
 
     def __enter__(self) -> BenchSession:
         """Open or draw the shard set, describe the machine."""
         self._start = time.perf_counter()
         self._environment = environment()  # first: drawing and measuring load the machine
-        if self._needs_shards:
-            directory = self._stack.enter_context(shard_set(self._shards))
-            self.request = self.request.on(directory)
+        with ExitStack() as stack:
+            stack.enter_context(stop_on_signals("stopped; nothing was written"))
+            if self._needs_shards:
+                self.request = self.request.on(stack.enter_context(shard_set(self._shards)))
+            self._stack = stack.pop_all()
         click.echo(describe(self._environment))
-        click.echo(f"medians of n interleaved repeats, and min..max")
+        click.echo("medians of n interleaved repeats, and min..max")
         return self
 
     def show(self, section: Section) -> None:

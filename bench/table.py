@@ -21,6 +21,7 @@ from bench.result import (
     number,
     spread,
     text_table,
+    unsteady,
 )
 from bench.runs import render_runs
 from shards.machine import human_time
@@ -103,7 +104,8 @@ def render_table(section: Section) -> str:
     rows += [_text_row(section, arch, published.get(arch)) for arch in archs]
     lines = [section.title, *(f"  {line}" for line in text_table(rows))]
     lines += [f"  caution: {each}" for each in CAUTIONS]
-    lines += [f"  note: {each}" for each in section.notes if each not in CAUTIONS]
+    notes = [each for each in section.notes if each not in CAUTIONS] + unsteady(section)
+    lines += [f"  note: {each}" for each in notes]
     return "\n".join([*lines, *render_runs(section.settings["runs"])])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Generator
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -61,6 +62,7 @@ class TorchvisionLoader:
             collate_fn=_collate,
             pin_memory=config.device.startswith("cuda"),
             prefetch_factor=config.prefetch,
+            generator=torch.Generator(),  # else it draws from the generator of the model
         )
         for images, labels, ids in loader:
             yield Batch(
@@ -81,12 +83,13 @@ class _Photographs(Dataset[Item]):
         self._split = split
         self._originals = config.originals
         self._transform = reference_transform(config)
-        self._seed = (config.seed << 20) + epoch
+        self._key = (config.seed, epoch)
 
     def __getitem__(self, address: tuple[int, int]) -> Item:
         position, sample = address
         # Keyed by position, as the planned draws are: the same for any number of workers.
-        torch.manual_seed((self._seed << 32) + position)
+        seed = np.random.SeedSequence([*self._key, position]).generate_state(1, np.uint64)
+        torch.manual_seed(int(seed[0]))
         pixels: torch.Tensor = self._transform(self._image(sample))
         return pixels.permute(1, 2, 0), int(self._split.samples["label"][sample]), sample
 

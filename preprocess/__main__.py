@@ -1,23 +1,30 @@
-"""``python -m preprocess``: photographs -> shard set; also draws the demo data set."""
+"""``python -m preprocess``: photographs -> shard set; audits them, adopts, draws a demo set."""
 
 from __future__ import annotations
 
-import platform
 import time
 from pathlib import Path
 
 import click
 
+from preprocess.add import add_photos, num_to_compare, refuse_copies
+from preprocess.adopt import read_names, read_webdataset
+from preprocess.audit import audit, photos_of, report, write_audit
 from preprocess.catalog import Catalog
+from preprocess.copies import DEFAULT_THRESHOLD
 from preprocess.demo_data import draw_demo_data, num_demo_photos
 from preprocess.discover import read_catalog
+from preprocess.exclude import exclude_copies
 from preprocess.executors import dask_executor, local_executor
-from preprocess.image import ImageOptions, Subsampling
+from preprocess.image import ImageOptions
+from preprocess.options import PackOptions, pack_options, patterns_of
 from preprocess.pack import OnProgress, expected_bytes, pack, pack_slice
+from preprocess.photo_hash import require_imagehash
 from preprocess.shard_task import ShardTask
+from preprocess.summary import log_run, summary
 from shards.commands import HELP, run, stop_on_signals
 from shards.errors import UserError
-from shards.format import MANIFEST_NAME, WORK_NAME, Manifest
+from shards.format import MANIFEST_NAME, WORK_NAME
 from shards.job import ShardReport
 from shards.machine import allowed_cores, free_disk, human_bytes, human_time
 from shards.progress import Progress
@@ -34,39 +41,6 @@ class _PackByDefault(click.Group):
         return super().parse_args(ctx, args)
 
 
-def raw_share_of(_context: click.Context, param: click.Parameter, value: str) -> float:
-    """``jpeg``, ``raw`` or ``mix:P`` -> the share of images that are stored as arrays."""
-    kind, _, share = value.partition(":")
-    try:
-        return {"jpeg": 0.0, "raw": 1.0}[value] if kind != "mix" else _probability(share)
-    except (KeyError, ValueError):
-        raise click.BadParameter(
-            f"{value!r} is not jpeg, raw, or mix:P with P from 0 to 1", param=param
-        ) from None
-
-
-def slice_of(
-    _context: click.Context, param: click.Parameter, value: str | None
-) -> tuple[int, int] | None:
-    """``3/8`` -> ``(3, 8)``."""
-    if value is None:
-        return None
-    try:
-        index, count = map(int, value.split("/"))
-    except ValueError:
-        index, count = -1, 0
-    if not 0 <= index < count:
-        raise click.BadParameter(f"{value!r} is not I/N with I from 0 to N-1", param=param)
-    return index, count
-
-
-def _probability(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise ValueError
-    return value
-
-
 @click.group(cls=_PackByDefault, context_settings=HELP)
 def main() -> None:
     """Photographs -> shard set. `python -m preprocess DATA --out SHARDS` is short for `pack`."""
@@ -74,57 +48,25 @@ def main() -> None:
 
 @main.command(name="pack", context_settings=HELP)
 @click.argument("data", type=click.Path(path_type=Path), required=False)
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the shard set.")
+@pack_options
 @click.option(
-    "--store",
-    "raw_share",
-    callback=raw_share_of,
-    default="jpeg",
-    metavar="jpeg|raw|mix:P",
-    help="JPEGs, uint8 arrays (no decoding later, much larger), or arrays with probability P.",
-)
-@click.option("--short-side", default=440, help="Scale images down to this shorter side [px].")
-@click.option("--max-side", type=int, help="And to this longer side [px].")
-@click.option("--quality", default=90, help="JPEG quality of images that are encoded anew.")
-@click.option(
-    "--subsampling",
-    type=click.Choice(["420", "422", "444"]),
-    default="420",
-    help="Of colour, in images that are encoded anew.",
-)
-@click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: allowed cores]")
-@click.option(
-    "--seed",
-    default=0,
-    type=click.IntRange(0),
-    help="Of the stored order, and of a split made here.",
+    "--add",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="SOURCE.csv",
+    help="Add photographs to train: columns file, label and any of latitude, longitude, date, url, "
+    "licence, source, or as GBIF and iNaturalist export them. Copies of val and test photographs "
+    "are refused.  [repeatable]",
 )
 @click.option(
-    "--max-rejected",
-    default=1.0,
-    type=click.FloatRange(0, 100),
-    help="Percentage of photographs that may be unusable.",
+    "--exclude",
+    type=click.Path(path_type=Path),
+    metavar="AUDIT.csv",
+    help="Leave out of train what an audit found: every copy of a val or test photograph, copies "
+    "that bear different labels, and of copies under one label all but the first.",
 )
-@click.option(
-    "--task",
-    callback=slice_of,
-    metavar="I/N",
-    help="Pack slice I of N (0 to N-1) alone; `python -m shards merge` then publishes.",
-)
-@click.option("--dask", metavar="ADDRESS", help="Pack on this Dask cluster: tcp://scheduler:8786.")
 def pack_command(
-    data: Path | None,
-    out: Path | None,
-    raw_share: float,
-    short_side: int,
-    max_side: int | None,
-    quality: int,
-    subsampling: Subsampling,
-    workers: int | None,
-    seed: int,
-    max_rejected: float,
-    task: tuple[int, int] | None,
-    dask: str | None,
+    data: Path | None, options: PackOptions, add: tuple[Path, ...], exclude: Path | None
 ) -> None:
     """Pack DATA once into checked, resized WebDataset shards.
 
@@ -133,57 +75,94 @@ def pack_command(
     local.toml. A run that was stopped goes on where it was; a finished set is left alone.
     """
     data = require_path("data_dir", data, "DATA")
-    out = require_path("shards_dir", out, "--out SHARDS")
-    refuse_code_folder(out, "output folder")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file, expected a folder for the shard set")
-    try:
-        options = ImageOptions(
-            raw_share=raw_share,
-            short_side=short_side,
-            max_side=max_side,
-            quality=quality,
-            subsampling=subsampling,
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    workers = workers or allowed_cores()
-
+    out = options.require_out()
+    if options.dask:  # other machines have other current folders
+        data, add = data.absolute(), tuple(file.absolute() for file in add)
+    if add:
+        require_imagehash("--add")
     start = time.perf_counter()
-    if dask:  # other machines have other current folders
-        data, out = data.absolute(), out.absolute()
-    catalog = read_catalog(data, seed=seed, max_missing=max_rejected / 100)
-    announce(catalog, data, out, options, workers)
-    finished = (out / MANIFEST_NAME).exists()
-    goes_on = f"stopped; finished shards are kept in {out}: run the same command again to go on"
-    with (
-        dask_executor(dask) if dask else local_executor(workers) as executor,
-        stop_on_signals(goes_on),
-        Progress("packing", sum(map(len, catalog.splits.values())), "photos") as progress,
-    ):
-        on_progress = _progress_of(progress)
-        if task is not None:
-            pack_slice(catalog, out, options, executor, task, on_progress=on_progress)
-        else:
-            manifest = pack(
-                catalog,
-                out,
-                options,
-                executor,
-                max_rejected=max_rejected / 100,
-                on_progress=on_progress,
-            )
-    if task is not None:
-        click.echo(
-            f"slice {task[0]}/{task[1]} is packed; once all {task[1]} are: "
-            f'python -m shards merge "{out}"'
+    catalog = read_catalog(data, seed=options.seed, max_missing=options.max_rejected)
+    if add:
+        catalog = add_photos(
+            catalog, list(add), seed=options.seed, max_missing=options.max_rejected
         )
-        return
-    if finished:
-        click.echo(f"{out} is complete already and matches; nothing to do")
-    else:
-        log_run(out, data, workers, time.perf_counter() - start)
-    click.echo(summary(manifest, out, time.perf_counter() - start))
+    if exclude:
+        catalog = exclude_copies(catalog, exclude)
+    pack_catalog(catalog, data, out, options, start, refuse=bool(add))
+
+
+@main.command(name="adopt", context_settings=HELP)
+@click.argument("folder", type=click.Path(path_type=Path))
+@pack_options
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    callback=patterns_of,
+    metavar="SPLIT=PATTERN",
+    help="Which tars are of which split: train='part-00*.tar'.  [default: by the names of the tars "
+    "or their folders, train*, val*, test*; repeatable]",
+)
+@click.option(
+    "--classes",
+    type=click.Path(path_type=Path),
+    help="Class names, one a line, that numeric labels count.  [default: class_names.txt or "
+    "classes.txt in FOLDER, else the numbers]",
+)
+def adopt_command(
+    folder: Path, options: PackOptions, splits: dict[str, str], classes: Path | None
+) -> None:
+    """Pack a foreign WebDataset FOLDER anew: the same checks, the same guarantees.
+
+    FOLDER holds .tar files of samples <key>.jpg, .jpeg, .png or .webp with <key>.cls (a number or
+    a name) or a <key>.json with a label. It is only read. Stopped, it goes on as packing does.
+    """
+    out = options.require_out()
+    folder = folder.absolute() if options.dask else folder
+    start = time.perf_counter()
+    names = read_names(classes) if classes else None
+    catalog = read_webdataset(folder, splits=splits, class_names=names, seed=options.seed)
+    pack_catalog(catalog, folder, out, options, start)
+
+
+@main.command(name="audit", context_settings=HELP)
+@click.argument("data", type=click.Path(path_type=Path), metavar="DATA|SHARDS", required=False)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="audit", help="Folder for what is found."
+)
+@click.option(
+    "--threshold",
+    type=click.IntRange(0, 16),
+    default=DEFAULT_THRESHOLD,
+    help="Bits of 64 by which the hashes of near copies may differ.",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: allowed cores]")
+@click.option("--seed", default=0, type=click.IntRange(0), help="Of a split made here.")
+def audit_command(
+    data: Path | None, out: Path, threshold: int, workers: int | None, seed: int
+) -> None:
+    """Find copies: inside a split, across splits (leakage) and across labels (contradictions).
+
+    Writes audit.csv, a row a pair, and contact sheets of the worst. Pack with --exclude
+    audit.csv to leave them out of train; delete the rows of pairs that you want to keep.
+    """
+    data = require_path("data_dir", data, "DATA|SHARDS")
+    refuse_code_folder(out, "output folder")
+    require_imagehash("audit")
+    start = time.perf_counter()
+    photos = photos_of(data, seed=seed)
+    with (
+        local_executor(workers or allowed_cores()) as executor,
+        stop_on_signals("stopped; nothing is written"),
+        Progress("hashing", len(photos), "photos") as progress,
+    ):
+        found = audit(photos, executor, threshold=threshold, on_hashed=progress.update)
+    files = write_audit(found, out)
+    click.echo(report(found))
+    click.echo(
+        f"{len(photos):,} photographs in {human_time(time.perf_counter() - start)}: "
+        f"{', '.join(map(str, files))}"
+    )
 
 
 @main.command(name="demo-data", context_settings=HELP)
@@ -212,6 +191,64 @@ def demo_data_command(out: Path, seed: int, train_files: int, eval_files: int) -
     click.echo(f"{out}: {drawn} in {human_time(time.perf_counter() - start)}")
 
 
+def pack_catalog(
+    catalog: Catalog,
+    data: Path,
+    out: Path,
+    options: PackOptions,
+    start: float,
+    *,
+    refuse: bool = False,
+) -> None:
+    """Pack what was found, with a progress bar, and say what became of it.
+
+    Args:
+        catalog: What to pack.
+        data: Where it came from.
+        out: Folder for the set.
+        options: How.
+        start: When the command began, by ``time.perf_counter``.
+        refuse: Leave out added photographs that are copies of val or test photographs.
+    """
+    finished = (out / MANIFEST_NAME).exists()
+    goes_on = f"stopped; finished shards are kept in {out}: run the same command again to go on"
+    with (
+        dask_executor(options.dask)
+        if options.dask
+        else local_executor(options.workers) as executor,
+        stop_on_signals(goes_on),
+    ):
+        if refuse:
+            with Progress("comparing", num_to_compare(catalog), "photos") as progress:
+                catalog = refuse_copies(catalog, out, executor, progress.update)
+        announce(catalog, data, out, options.image, options.workers)
+        with Progress("packing", sum(map(len, catalog.splits.values())), "photos") as progress:
+            on_progress = _progress_of(progress)
+            if options.task is not None:
+                pack_slice(
+                    catalog, out, options.image, executor, options.task, on_progress=on_progress
+                )
+                index, count = options.task
+                click.echo(
+                    f"slice {index}/{count} is packed; once all {count} are: "
+                    f'python -m shards merge "{out}"'
+                )
+                return
+            manifest = pack(
+                catalog,
+                out,
+                options.image,
+                executor,
+                max_rejected=options.max_rejected,
+                on_progress=on_progress,
+            )
+    if finished:
+        click.echo(f"{out} is complete already and matches; nothing to do")
+    else:
+        log_run(out, data, options.workers, time.perf_counter() - start)
+    click.echo(summary(manifest, out, time.perf_counter() - start))
+
+
 def announce(catalog: Catalog, data: Path, out: Path, options: ImageOptions, workers: int) -> None:
     """Say what was found and what it will take; refuse a disk that is too full."""
     for note in catalog.notes:
@@ -232,44 +269,6 @@ def announce(catalog: Catalog, data: Path, out: Path, options: ImageOptions, wor
         f"{len(catalog.class_names)} classes ({catalog.layout}), at most {human_bytes(needed)}, "
         f"{workers} workers"
     )
-
-
-def log_run(out: Path, data: Path, workers: int, seconds: float) -> None:
-    """Append to ``pack.log`` what must stay out of the set itself: times, hosts, worker counts."""
-    line = (
-        f"{time.strftime('%Y-%m-%d %H:%M:%S%z')} {platform.node()}: packed {data.absolute()} with "
-        f"{workers} workers in {human_time(seconds)}\n"
-    )
-    with (out / "pack.log").open("a", encoding="utf-8", errors="surrogateescape") as log:
-        log.write(line)
-
-
-def summary(manifest: Manifest, out: Path, seconds: float) -> str:
-    """What was packed, what repetition and packing saved, and what was left out."""
-    lines = []
-    for name, split in manifest.splits.items():
-        lines.append(
-            f"{name:<6}{split.rows:>9,} rows from {split.files:,} files"
-            f"{f' (x{split.repetition:.2f})' if split.rows != split.files else ''}, "
-            f"{split.files - split.samples:,} rejected, {human_bytes(split.bytes)} in "
-            f"{split.shards} shards"
-        )
-    train = manifest.splits["train"]
-    if train.rows > train.files and train.samples:
-        saved = train.bytes * (train.repetition - 1)
-        lines.append(
-            f"repeated rows are packed once: {human_bytes(saved)} not written "
-            f"({train.repetition:.2f}x less than packing every training row)"
-        )
-    total = sum(split.files for split in manifest.splits.values())
-    shares = [
-        f"{count / total:.1%} {how.replace('_', ' ')}" for how, count in manifest.stored.items()
-    ]
-    rejected = sum(manifest.rejected.values())
-    lines.append(f"photographs: {', '.join(shares)}, {rejected / total:.1%} rejected")
-    lines += [f"  rejected {count}: {reason}" for reason, count in manifest.rejected.items()]
-    lines.append(f'done in {human_time(seconds)}; look with `python -m shards info "{out}"`')
-    return "\n".join(lines)
 
 
 def _progress_of(progress: Progress) -> OnProgress:

@@ -62,9 +62,7 @@ def layering_violations(root: Path, package: str) -> list[str]:
     for path in python_files(root / package):
         tops = {name.partition(".")[0] for name in imports_of(path, root)}
         if bad := sorted(tops & OURS - set(allowed)):
-            violations.append(
-                f"{path.relative_to(root)} imports {bad}; allowed: {sorted(allowed)}"
-            )
+            violations.append(f"{path.relative_to(root)} imports {bad}; allowed: {sorted(allowed)}")
     return violations
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ def recipe_option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @recipe_option("--lr", type=click.FloatRange(0, min_open=True), help="First learning rate.")
 @recipe_option("--weight-decay", type=click.FloatRange(0), help="Of AdamW.")
 @recipe_option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), help="In [0, 1).")
-@recipe_option("--seed", type=click.IntRange(0), help="Of weights, order and augmentation.")
+@recipe_option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), help="Of weights, order and augmentation."
+)
 @recipe_option("--patience", type=click.IntRange(1), help="Epochs without a better val mIoU.")
 @recipe_option("--sampling", type=click.Choice(["csv", "natural"]), help="What an epoch shows.")
 @recipe_option("--mini", type=click.IntRange(1), help="At most so many CSV rows of each class.")
@@ -98,7 +101,10 @@ def main(
 def default_folder(config: TrainConfig) -> Path:
     """``runs/<arch>-<recipe>-<time>`` below the log folder of this machine."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    return (path_setting("log_dir") or Path("runs")) / f"{config.arch}-{config.recipe}-{stamp}"
+    name = f"{config.arch}-{config.recipe}-{stamp}"
+    folders = path_setting("log_dir") or Path("runs")
+    taken = (f"{name}-{number}" for number in count(2))  # several runs may start in a second
+    return next(folders / each for each in chain([name], taken) if not (folders / each).exists())
 
 
 def _refuse_options_beside_resume(context: click.Context) -> None:

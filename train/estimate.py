@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
 
@@ -61,7 +62,7 @@ def _measure_step(session: Session, batch: Batch) -> float:
     device = session.resolved.device
     count = min(len(batch), CPU_IMAGES) if device.type == "cpu" else len(batch)
     images, labels = batch.images[:count], batch.labels[:count]
-    before = {name: value.clone() for name, value in session.model.state_dict().items()}
+    before = deepcopy(session.model.state_dict())  # with the versions that it carries
     times = []
     session.network.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -170,6 +170,8 @@ def main(checkpoint: Path, split: str, shards: Path | None, json_file: Path | No
 
     Settings are those of the run: image size, precision, batch size, threads.
     """
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise UserError(f"--json {json_file}: no folder {json_file.absolute().parent}")
     content = load_checkpoint(checkpoint)
     model, config = model_from_checkpoint(content)
     own = Path(content["shards"]["directory"])

@@ -15,9 +15,10 @@ METRICS, LOG, CONFIG, SUMMARY = "metrics.jsonl", "train.log", "config.json", "su
 class RunLog:
     """Everything that a run tells the world goes through here."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, epochs_done: int = 0) -> None:
         self.folder = folder
-        self._writer = SummaryWriter(str(folder))
+        self._forget_after(epochs_done)
+        self._writer = SummaryWriter(str(folder), purge_step=epochs_done + 1)
 
     def say(self, line: str) -> None:
         """Print a line, and keep it in ``train.log``."""
@@ -37,6 +38,22 @@ class RunLog:
         """Write ``config.json`` or ``summary.json``."""
         (self.folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
+    def _forget_after(self, epochs_done: int) -> None:
+        """Drop what a killed session recorded of an epoch that its checkpoint does not know."""
+        path = self.folder / METRICS
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if _epoch_of(line) <= epochs_done]
+            path.write_text("".join(kept), encoding="utf-8")
+
     def close(self) -> None:
         """Finish the TensorBoard file."""
         self._writer.close()
+
+
+def _epoch_of(line: str) -> float:
+    """The epoch of a line of metrics; a line that was cut off belongs to none."""
+    try:
+        return int(json.loads(line)["epoch"])
+    except ValueError:
+        return float("inf")

@@ -6,6 +6,7 @@ waits for the device; losses add up there and are read every ``READ_STEPS`` step
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -161,6 +162,11 @@ def train_epoch(session: Session) -> None:
 def finish_epoch(session: Session, val: Evaluation) -> None:
     """Say and record how the epoch went, keep the best, save."""
     config, done = session.config, session.done
+    if not math.isfinite(val.loss):
+        raise JobError(
+            f"the weights are spoiled: val loss is {val.loss} after epoch {done.epoch + 1}; try a "
+            f"lower --lr or --precision fp32. {_kept(session)}"
+        )
     done.epoch += 1
     is_best = val.scores.miou > done.best_miou
     if is_best:
@@ -236,15 +242,18 @@ def resume_command(folder: Path) -> str:
 def check_finite(session: Session) -> None:
     """Raise :class:`JobError` where the loss of the epoch is no longer a number."""
     done = session.done
-    if done.loss_sum == done.loss_sum and abs(done.loss_sum) != float("inf"):
+    if math.isfinite(done.loss_sum):
         return
     first = (done.step - 1) // READ_STEPS * READ_STEPS + 1
-    kept = session.log.folder / LAST
     raise JobError(
         f"the loss became {done.loss_sum} in epoch {done.epoch + 1} between steps {first} and "
-        f"{done.step}; try a lower --lr or --precision fp32. "
-        + (f"The checkpoint of epoch {done.epoch} is kept: {kept}" if kept.exists() else "")
+        f"{done.step}; try a lower --lr or --precision fp32. {_kept(session)}"
     )
+
+
+def _kept(session: Session) -> str:
+    last = session.log.folder / LAST
+    return f"The last good checkpoint is kept: {last}" if last.exists() else ""
 
 
 def _timed(batches: Iterator[Batch], done: Progressed) -> Iterator[Batch]:

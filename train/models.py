@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import torch
 import torchvision
 from torch import nn
 
 from shards.errors import UserError, unknown_name
+from train.recipes import TrainConfig
 
 WITHOUT_AUX = {"googlenet": {"aux_logits": False, "init_weights": True},
                "inception_v3": {"aux_logits": False, "init_weights": True}}  # fmt: skip
@@ -66,3 +68,32 @@ def check_arch(arch: str) -> None:
     if arch not in (known := list_archs()):
         hint = f"(`python -m train --list-archs` shows all {len(known)})"
         raise UserError(unknown_name("arch", arch, known, hint))
+
+
+def check_fit(model: Classifier, config: TrainConfig, images_per_epoch: int) -> None:
+    """Try one image of the wanted size, and where an epoch ends on a single image, that batch.
+
+    Raises:
+        UserError: The architecture cannot take the image size, or the batch of one.
+    """
+    image = torch.zeros(1, 3, config.image_size, config.image_size, dtype=torch.uint8)
+    try:
+        with torch.no_grad():
+            model.eval()(image)
+    except (RuntimeError, ValueError, AssertionError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{config.arch} cannot take images of {config.image_size} px ({reason}); "
+            "try --image-size 224"
+        ) from None
+    if images_per_epoch % config.batch_size != 1 and config.batch_size != 1:
+        return
+    try:
+        with torch.no_grad():
+            deepcopy(model).train()(image)
+    except ValueError:  # batch normalisation over a single value
+        raise UserError(
+            f"the last batch of an epoch ({images_per_epoch} images, --batch-size "
+            f"{config.batch_size}) holds one image, on which {config.arch} cannot train at "
+            f"{config.image_size} px; choose another --batch-size"
+        ) from None

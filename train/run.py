@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torchvision
 
-from shards.errors import UserError
+from shards.errors import Interrupted, UserError
 from shards.format import Manifest
 from shards.machine import human_time
 from shards.reader import ShardSet
@@ -19,11 +19,18 @@ from shards.settings import refuse_code_folder
 from train.batches import eval_loader, train_loader
 from train.checkpoint import BEST, LAST, load_checkpoint
 from train.estimate import estimate
-from train.evaluate import Evaluation, evaluate_split, prepare_model, published_lines, result_row
+from train.evaluate import (
+    Evaluation,
+    Stopped,
+    evaluate_split,
+    prepare_model,
+    published_lines,
+    result_row,
+)
 from train.interrupt import StopRequest
 from train.log import CONFIG, SUMMARY, RunLog
-from train.loop import Progressed, Session, create_optimizer, fit
-from train.models import check_arch, create_model
+from train.loop import Progressed, Session, create_optimizer, fit, resume_command
+from train.models import check_arch, check_fit, create_model
 from train.recipes import TrainConfig
 from train.resolve import resolve
 
@@ -79,11 +86,12 @@ def _run(
     train = train_loader(config, resolved, shards)
     val = eval_loader(config, resolved, shards, "val")
     model = create_model(config.arch, manifest.num_classes, config.mean, config.std)
+    check_fit(model, config, train.samples_per_epoch)
     network = prepare_model(model, resolved)
     if resolved.compile:
         network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
     folder.mkdir(parents=True, exist_ok=True)
-    log = RunLog(folder)
+    log = RunLog(folder, epochs_done=saved["progress"]["epoch"] if saved else 0)
     try:
         with StopRequest() as stop:
             session = Session(
@@ -198,9 +206,21 @@ def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any
     session.model.backbone.load_state_dict(best["model"])
     has_test = "test" in manifest.splits
     split = "test" if has_test else "val"
-    result = evaluate_split(
-        session.network, config, session.resolved, shards, split, session.num_classes
-    )
+    try:
+        result = evaluate_split(
+            session.network,
+            config,
+            session.resolved,
+            shards,
+            split,
+            session.num_classes,
+            session.stop.requested,
+        )
+    except Stopped:
+        raise Interrupted(
+            f"stopped before the {split} result; for it: {resume_command(log.folder)}",
+            session.stop.exit_code,
+        ) from None
     seconds = done.seconds + time.perf_counter() - session.started
     summary = _summary(session, manifest, split, result, seconds)
     log.write_json(SUMMARY, summary)

@@ -56,7 +56,9 @@ def test_crops_lie_inside_their_image_and_are_not_empty(
 def largest_gap(one: Floats, other: Floats) -> float:
     """Between two cumulative distributions: the Kolmogorov-Smirnov statistic."""
     points = np.sort(np.concatenate([one, other]))
-    ranks = [np.searchsorted(np.sort(each), points, side="right") / len(each) for each in (one, other)]
+    ranks = [
+        np.searchsorted(np.sort(each), points, side="right") / len(each) for each in (one, other)
+    ]
     return float(np.abs(ranks[0] - ranks[1]).max())
 
 
@@ -159,7 +161,7 @@ def test_seed_epoch_and_position_each_give_other_draws(change: dict[str, int]) -
 
 def test_draws_are_the_same_on_every_machine() -> None:
     drawn = draw([500], [333], seed=12345, epoch=3, first_position=100)
-    assert drawn.crops.tolist() == [[104, 8, 175, 139]]
+    assert drawn.crops.tolist() == [[89, 251, 149, 152]]
 
 
 def test_a_training_crop_is_resized_to_the_square_whole() -> None:
@@ -203,26 +205,28 @@ def colored(
 
 
 class TestColorMatrices:
+    """Within 0.6 of 255: NTSC's matrix has three digits, and DALI's is the same."""
+
     def test_factors_of_one_change_nothing(self) -> None:
         np.testing.assert_allclose(colored([12, 200, 99]), [12, 200, 99], atol=1e-3)
 
     def test_brightness_scales(self) -> None:
-        np.testing.assert_allclose(
-            colored([10, 20, 30], brightness=1.5), [15, 30, 45], atol=1e-3
-        )
+        np.testing.assert_allclose(colored([10, 20, 30], brightness=1.5), [15, 30, 45], atol=1e-3)
 
     def test_contrast_turns_about_128(self) -> None:
         np.testing.assert_allclose(colored([128, 28, 228], contrast=0.5), [128, 78, 178], atol=1e-3)
 
     def test_no_saturation_is_the_luma_of_each_pixel(self) -> None:
         luma = 0.299 * 10 + 0.587 * 200 + 0.114 * 90
-        np.testing.assert_allclose(colored([10, 200, 90], saturation=0), [luma] * 3, atol=0.05)
+        np.testing.assert_allclose(colored([10, 200, 90], saturation=0), [luma] * 3, atol=0.6)
 
     @pytest.mark.parametrize("hue", [-120, 30, 180])
     def test_hue_keeps_grey_and_luma(self, hue: float) -> None:
-        np.testing.assert_allclose(colored([90, 90, 90], hue=hue), [90, 90, 90], atol=0.2)
+        np.testing.assert_allclose(colored([90, 90, 90], hue=hue), [90, 90, 90], atol=0.6)
         luma = np.array([0.299, 0.587, 0.114])
-        assert luma @ colored([10, 200, 90], hue=hue) == pytest.approx(luma @ [10, 200, 90], abs=0.3)
+        assert luma @ colored([10, 200, 90], hue=hue) == pytest.approx(
+            luma @ [10, 200, 90], abs=0.3
+        )
 
     def test_a_third_of_the_circle_turns_red_towards_green_as_torchvision_does(self) -> None:
         red = torch.tensor([200, 20, 20], dtype=torch.uint8)[:, None, None]

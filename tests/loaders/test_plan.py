@@ -29,7 +29,9 @@ PLANS = st.builds(
 )
 
 
-def shares(plan: Plan, epoch: int, world_size: int, first_step: int = 0) -> list[list[PlannedBatch]]:
+def shares(
+    plan: Plan, epoch: int, world_size: int, first_step: int = 0
+) -> list[list[PlannedBatch]]:
     """The batches of every rank."""
     return [
         list(replace(plan, rank=rank, world_size=world_size).batches(epoch, first_step))
@@ -47,7 +49,10 @@ def test_the_ranks_batches_interleave_to_the_global_order(
 ) -> None:
     ranks = shares(plan, epoch, world_size)
     joined = [
-        sample for step in zip(*ranks, strict=True) for share in step for sample in share.ids.tolist()
+        sample
+        for step in zip(*ranks, strict=True)
+        for share in step
+        for sample in share.ids.tolist()
     ]
     assert joined == plan.order(epoch).tolist()[: len(plan)]
     assert len(joined) == len(plan)
@@ -123,7 +128,7 @@ def test_without_shuffling_every_epoch_is_in_stored_order() -> None:
 
 
 def test_the_order_is_the_same_on_every_machine() -> None:
-    assert make_plan(ids=np.arange(8), seed=12345).order(0).tolist() == [1, 3, 7, 0, 4, 5, 2, 6]
+    assert make_plan(ids=np.arange(8), seed=12345).order(0).tolist() == [7, 3, 4, 0, 1, 2, 5, 6]
 
 
 def test_shuffling_is_fair() -> None:
@@ -137,7 +142,13 @@ def test_shuffling_is_fair() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 4}, {"batch_size": 9}, {"drop_last": True}, {"shuffle": False}, {"ids": np.arange(99)}],
+    [
+        {"seed": 4},
+        {"batch_size": 9},
+        {"drop_last": True},
+        {"shuffle": False},
+        {"ids": np.arange(99)},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_the_order_hash_tells_other_orders_apart(change: dict[str, Any]) -> None:
@@ -207,12 +218,11 @@ class TestMini:
             if not rejected:
                 sample_of_file[file] = len(sample_of_file)
         rows = [row % len(files) for row in rows]
-        split: Any = SimpleNamespace(
+        split: Any = SizedNamespace(
             rows=np.array([sample_of_file.get(file, -1 - labels[file]) for file in rows], np.int32),
             labels=np.array([labels[file] for file in sample_of_file], np.int64),
             manifest=SimpleNamespace(num_classes=4),
         )
-        split.__class__ = SizedNamespace
         table = pd.DataFrame({"file": rows, "label": [labels[file] for file in rows]})
         drawn = pandas_mini(table, "label", rows_per_class)["file"]
         expected = np.zeros(len(split), np.int64)

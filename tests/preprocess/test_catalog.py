@@ -25,9 +25,7 @@ def make_split(rows: list[int], seed: int | None = 0, files: int = 5) -> SplitCa
 
 
 def make_catalog(split: SplitCatalog) -> Catalog:
-    return Catalog(
-        root=Path("data"), layout="csv", class_names=("a", "b"), splits={"train": split}
-    )
+    return Catalog(root=Path("data"), layout="csv", class_names=("a", "b"), splits={"train": split})
 
 
 @given(

@@ -131,9 +131,7 @@ def test_without_a_merged_folder_files_lie_beside_the_csv(make: Make) -> None:
     ],
     ids=["BOM", "CRLF", "blank lines", "no last newline", "quotes", "trailing space"],
 )
-def test_spellings_of_csv_make_no_difference(
-    make: Make, change: Callable[[bytes], bytes]
-) -> None:
+def test_spellings_of_csv_make_no_difference(make: Make, change: Callable[[bytes], bytes]) -> None:
     assert rows_of(read_catalog(make(train=change(TRAIN.encode()), val=VAL))) == EXPECTED
 
 
@@ -195,9 +193,7 @@ def test_a_file_in_two_splits_is_a_note(make: Make) -> None:
     ids=["no label column", "no path column", "empty", "header alone", "leaves the folder",
          "leaves from kaggle", "two labels", "short line", "empty fields"],
 )  # fmt: skip
-def test_a_problem_is_told_with_its_first_examples(
-    make: Make, train: str, expected: str
-) -> None:
+def test_a_problem_is_told_with_its_first_examples(make: Make, train: str, expected: str) -> None:
     assert expected in problem(make(train=train, val=VAL))
 
 

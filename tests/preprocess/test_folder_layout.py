@@ -56,9 +56,7 @@ def test_split_folders_without_train_or_val_are_refused(tmp_path: Path, present:
 
 def test_class_folders_are_split_70_15_15_within_each_class(tmp_path: Path) -> None:
     catalog = read_catalog(make_folders(tmp_path, {"a": 100, "b": 20, "c": 40}))
-    counts = {
-        name: Counter(path[0] for path in paths) for name, paths in photos(catalog).items()
-    }
+    counts = {name: Counter(path[0] for path in paths) for name, paths in photos(catalog).items()}
     assert counts == {
         "train": {"a": 70, "b": 14, "c": 28},
         "val": {"a": 15, "b": 3, "c": 6},

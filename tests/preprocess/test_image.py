@@ -192,7 +192,9 @@ def test_bytes_behind_the_end_of_a_jpeg_are_harmless(pixels: Pixels) -> None:
 def test_every_kind_is_resized_to_the_short_side(kind: str, pixels: Pixels) -> None:
     data, expected = KINDS[kind](pixels)
     stored = store_image(data, SMALLER)
-    small = Image.fromarray(np.ascontiguousarray(expected)).resize((64, 48), Image.Resampling.BICUBIC)
+    small = Image.fromarray(np.ascontiguousarray(expected)).resize(
+        (64, 48), Image.Resampling.BICUBIC
+    )
     assert (stored.how, stored.width, stored.height) == ("resized", 64, 48)
     assert mean_difference(stored, np.asarray(small)) <= (LOSSY if "jpeg" in kind else 0)
 
@@ -298,7 +300,9 @@ def bomb_jpeg() -> bytes:
 
 
 def bomb_png() -> bytes:
-    return png_of([(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)), (b"IEND", b"")])
+    return png_of(
+        [(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)), (b"IEND", b"")]
+    )
 
 
 class TestRejected:
@@ -379,10 +383,9 @@ class TestRejected:
     ) -> None:
         try:
             stored = store_image(magic + rest, OPTIONS)
-        except RejectedImage as reason:
-            assert str(reason)
-        else:
-            assert decode(stored.payload).shape == (stored.height, stored.width, 3)
+        except RejectedImage:
+            return
+        assert decode(stored.payload).shape == (stored.height, stored.width, 3)
 
 
 @given(width=st.integers(1, 300), height=st.integers(1, 300), short_side=st.integers(16, 80))

@@ -43,7 +43,8 @@ BAD_DATA: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a file with two labels": (
         lambda data: set_csv(
-            data, (data / "train.csv").read_text() + "Boletus edulis/train 02.jpg,Amanita muscaria\n"
+            data,
+            (data / "train.csv").read_text() + "Boletus edulis/train 02.jpg,Amanita muscaria\n",
         ),
         r"error: cannot pack .*\n  - 1 train\.csv: files with two labels: 'Boletus edulis/train "
         r"02\.jpg' \('Boletus edulis' and 'Amanita muscaria'\)",

@@ -74,7 +74,10 @@ def test_a_programming_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch
 def test_a_signal_becomes_an_interruption_that_says_how_to_go_on(
     signum: signal.Signals, code: int
 ) -> None:
-    with pytest.raises(Interrupted, match="run it again") as caught, stop_on_signals("run it again"):
+    with (
+        pytest.raises(Interrupted, match="run it again") as caught,
+        stop_on_signals("run it again"),
+    ):
         os.kill(os.getpid(), signum)
     assert caught.value.exit_code == code
 
@@ -126,7 +129,9 @@ def test_info_shows_rows_files_and_repetition(run_command: Any, tiny_shards: Pat
 def test_info_counts_rejected_photographs_by_reason(run_command: Any, gappy_shards: Path) -> None:
     done = run_command("shards", "info", gappy_shards)
     assert re.search(r"^train +36 +24 +1\.50 +22 +2 ", done.stdout, re.MULTILINE)
-    assert re.search(r"^rejected .*not an image 1.*\(see rejected\.csv\)", done.stdout, re.MULTILINE)
+    assert re.search(
+        r"^rejected .*not an image 1.*\(see rejected\.csv\)", done.stdout, re.MULTILINE
+    )
 
 
 def test_info_of_no_shard_set_is_one_line_and_code_2(run_command: Any, tmp_path: Path) -> None:

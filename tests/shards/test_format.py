@@ -53,7 +53,9 @@ def test_a_key_has_neither_spaces_nor_dots(key: int) -> None:
 
 def test_the_sample_record_is_little_endian_and_packed() -> None:
     assert SAMPLE_DTYPE.itemsize == 40
-    assert all(SAMPLE_DTYPE[name].newbyteorder("<") == SAMPLE_DTYPE[name] for name in "key size".split())
+    assert all(
+        SAMPLE_DTYPE[name].newbyteorder("<") == SAMPLE_DTYPE[name] for name in "key size".split()
+    )
 
 
 @given(
@@ -106,13 +108,13 @@ def test_another_format_version_is_refused_by_number(
 
 def test_a_changed_manifest_is_refused(manifest_of: MakeManifest) -> None:
     text = manifest_of().to_json().replace("Boletus edulis", "Boletus satanas")
-    with pytest.raises(ShardError, match="manifest.json is damaged: its sha256"):
+    with pytest.raises(ShardError, match=r"manifest\.json is damaged: its sha256"):
         Manifest.from_json(text, WHERE)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", '"text"', "{}", "{", "\ufffd\0"])
 def test_a_file_that_is_no_manifest_is_refused(text: str) -> None:
-    with pytest.raises(ShardError, match="manifest.json is damaged: not a manifest"):
+    with pytest.raises(ShardError, match=r"manifest\.json is damaged: not a manifest"):
         Manifest.from_json(text, WHERE)
 
 

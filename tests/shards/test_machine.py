@@ -64,7 +64,13 @@ def test_the_disk_of_a_folder_that_is_not_there_yet_is_its_parents(
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1536, "1.5 kB"), (12_200_000_000, "12.2 GB"), (5e15, "5000.0 TB")],
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1536, "1.5 kB"),
+        (12_200_000_000, "12.2 GB"),
+        (5e15, "5000.0 TB"),
+    ],
 )
 def test_bytes_are_shown_in_powers_of_1000(count: float, text: str) -> None:
     assert human_bytes(count) == text

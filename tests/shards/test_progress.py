@@ -17,9 +17,7 @@ def test_off_a_terminal_plain_lines_show_rate_and_time_left(
     with Progress("packing", 1000, "photos", initial=500) as bar:
         bar.update(100, "3.0 MB/s read")
     line = capsys.readouterr().err
-    assert re.fullmatch(
-        r"packing: 600/1,000 photos, [\d,]+/s, .+ left, 3\.0 MB/s read\n", line
-    )
+    assert re.fullmatch(r"packing: 600/1,000 photos, [\d,]+/s, .+ left, 3\.0 MB/s read\n", line)
 
 
 def test_off_a_terminal_little_work_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:

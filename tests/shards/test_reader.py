@@ -48,7 +48,9 @@ def test_rows_give_the_labels_of_the_csv_in_its_order(
     with shards.split("train") as split:
         names = [shards.manifest.class_names[split.labels[sample]] for sample in split.rows]
         sources = [split.metadata(sample)["path"] for sample in split.rows]
-    assert [f"/kaggle/working/merged_dataset/{s},{n}" for s, n in zip(sources, names, strict=True)] == lines
+    assert [
+        f"/kaggle/working/merged_dataset/{s},{n}" for s, n in zip(sources, names, strict=True)
+    ] == lines
 
 
 def test_an_unknown_split_is_refused_with_those_there_are(tiny_shards: Path) -> None:

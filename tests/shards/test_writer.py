@@ -24,7 +24,9 @@ from shards.writer import Sample, atomic_file, write_file, write_rejected, write
 WriteSet = Callable[[Path, list[Sample]], Manifest]
 
 
-def make_sample(key: int, payload: bytes = b"pixels", label: int = 1, path: str = "a.jpg") -> Sample:
+def make_sample(
+    key: int, payload: bytes = b"pixels", label: int = 1, path: str = "a.jpg"
+) -> Sample:
     return Sample(
         key=key,
         label=label,

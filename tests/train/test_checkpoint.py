@@ -114,7 +114,9 @@ def test_a_malicious_file_is_refused_and_nothing_in_it_runs(tmp_path: Path, wher
             "old format": lambda: saved(evil, _use_new_zipfile_serialization=False),
         }[where]()
     )
-    assert "loading it could run code" in refusal(path)
+    archive = where in ("top", "in the model")
+    expected = "loading it could run code" if archive else "not an archive that torch.save wrote"
+    assert expected in refusal(path)
     assert not trace.exists()
     # The same bytes do run where nobody looks: the refusal above is worth something.
     if "pickle" in where:

@@ -1,0 +1,243 @@
+"""A foreign WebDataset folder as a catalogue, so that it packs like photographs do.
+
+Nothing is copied here: a photograph is a part of a tar. Packing then checks, resizes and stores it
+as any other, so that every promise of a shard set holds, resuming included.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preprocess.catalog import Catalog, Origin, SplitCatalog, build_split
+from preprocess.folder_layout import SPLIT_FOLDERS
+from shards.errors import UserError, unknown_name
+from shards.format import SPLITS
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+LABEL_FIELDS = ("label", "cls", "class", "class_name", "target", "species")
+NAMES_FILES = ("class_names.txt", "classes.txt", "classnames.txt")
+SHOWN = 3
+
+
+@dataclass
+class _Sample:
+    """What a foreign sample holds that is of use."""
+
+    name: str
+    """``<tar>/<key>.<extension>``: its path in the catalogue."""
+    origin: Origin
+    label: str
+
+
+@dataclass
+class _Found:
+    samples: list[_Sample] = field(default_factory=list)
+    problems: dict[str, list[str]] = field(default_factory=dict)
+
+
+def read_webdataset(
+    folder: Path, *, splits: dict[str, str], class_names: tuple[str, ...] | None, seed: int
+) -> Catalog:
+    """List the samples of all tars below a folder.
+
+    Args:
+        folder: Holds the tars.
+        splits: Pattern of tar names -> split; without any, names begin with train, val or test.
+        class_names: In the order of numeric labels; None to look for a file of names.
+        seed: Of the order in which training photographs are stored.
+
+    Raises:
+        UserError: No tars, no train or val split, or samples without an image or a label.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no such folder: {folder}")
+    tars = sorted(each for each in folder.rglob("*.tar") if each.is_file())
+    if not tars:
+        packed = any(folder.rglob("*.tar.*")) or any(folder.rglob("*.tgz"))
+        raise UserError(
+            f"{folder} holds no .tar file" + ("; unpack .tar.gz to .tar first" if packed else "")
+        )
+    class_names = class_names or _names_in(folder)
+    found = {split: _Found() for split in SPLITS}
+    for tar in tars:
+        name = tar.relative_to(folder).as_posix()
+        _read_tar(tar, name, found[_split_of(name, splits)])
+    _refuse_problems(folder, found)
+    names, label_of = _classes(found, class_names)
+    origins: dict[str, Origin] = {}
+    catalogs: dict[str, SplitCatalog] = {}
+    for split, each in found.items():
+        if not each.samples:
+            continue
+        origins |= {sample.name: sample.origin for sample in each.samples}
+        catalogs[split] = build_split(
+            [sample.name for sample in each.samples],
+            [label_of[sample.label] for sample in each.samples],
+            np.arange(len(each.samples), dtype=np.int32),
+            [sample.origin.size or 0 for sample in each.samples],
+            shuffle_seed=seed if split == "train" else None,
+        )
+    return Catalog(
+        root=folder,
+        layout="webdataset",
+        class_names=names,
+        splits=catalogs,
+        notes=[f"{len(tars):,} tars are read; keys are made anew, the old ones kept in .json"],
+        origins=origins,
+    )
+
+
+def read_names(file: Path) -> tuple[str, ...]:
+    """Class names, one a line, in the order of numeric labels."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {file}: {error}") from None
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(set(names)) != len(names):
+        raise UserError(f"{file} gives a class name twice")
+    return names
+
+
+def _names_in(folder: Path) -> tuple[str, ...] | None:
+    found = next((folder / name for name in NAMES_FILES if (folder / name).is_file()), None)
+    return None if found is None else read_names(found)
+
+
+def _split_of(name: str, splits: dict[str, str]) -> str:
+    for pattern, split in splits.items():
+        if fnmatch(name, pattern):
+            return split
+    if splits:
+        raise UserError(f"{name} matches no --split pattern ({', '.join(splits)})")
+    for part in name.lower().split("/"):
+        word = re.split(r"[^a-z]", part)[0]
+        if word in SPLIT_FOLDERS:
+            return SPLIT_FOLDERS[word]
+    raise UserError(
+        f"{name} does not tell its split: it begins with none of {', '.join(SPLIT_FOLDERS)}; "
+        "say --split train=PATTERN --split val=PATTERN"
+    )
+
+
+def _read_tar(tar: Path, name: str, found: _Found) -> None:
+    seen: set[str] = set()
+    try:
+        with tarfile.open(tar, "r:") as opened:
+            for key, members in _samples(opened):
+                where = f"{name}/{key}"
+                if key in seen:
+                    found.problems.setdefault("keys occur twice", []).append(where)
+                seen.add(key)
+                image = next((each for each in IMAGE_EXTENSIONS if each in members), None)
+                if image is None:
+                    what = f"samples have no image ({', '.join(IMAGE_EXTENSIONS)})"
+                    found.problems.setdefault(what, []).append(where)
+                    continue
+                foreign = _json_of(opened, members)
+                label = _label_of(opened, members, foreign)
+                if not label:
+                    found.problems.setdefault("samples have no label", []).append(where)
+                    continue
+                metadata: dict[str, Any] = {"key": key}
+                if foreign is not None:
+                    metadata["json"] = foreign
+                member = members[image]
+                text = json.dumps(metadata, sort_keys=True)
+                origin = Origin(tar, member.offset_data, member.size, text)
+                found.samples.append(_Sample(f"{where}.{image}", origin, label))
+    except (tarfile.TarError, OSError, EOFError) as error:
+        found.problems.setdefault("tars cannot be read", []).append(f"{name} ({error})")
+
+
+def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+    """Files in a row that share a key: all of their name before its first dot."""
+    current: str | None = None
+    members: dict[str, tarfile.TarInfo] = {}
+    for member in tar:
+        if not member.isfile():
+            continue
+        folder, slash, base = member.name.rpartition("/")
+        stem, _, extension = base.partition(".")
+        if not stem or not extension:  # hidden, or WebDataset's own __index__ files
+            continue
+        key = f"{folder}{slash}{stem}"
+        if key != current:
+            if members and current is not None:
+                yield current, members
+            current, members = key, {}
+        members[extension.lower()] = member
+    if members and current is not None:
+        yield current, members
+
+
+def _json_of(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> Any:
+    try:
+        return json.loads(_content(tar, members["json"])) if "json" in members else None
+    except ValueError:
+        return None
+
+
+def _label_of(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], foreign: Any) -> str:
+    """The label as text: of ``.cls``, else of ``.json``; empty where there is none."""
+    for extension in ("cls", "class", "cls.txt"):
+        if extension in members:
+            return _content(tar, members[extension]).decode(errors="replace").strip()
+    if isinstance(foreign, dict):
+        values = (foreign[name] for name in LABEL_FIELDS if name in foreign)
+        return str(next((value for value in values if isinstance(value, int | str)), "")).strip()
+    return str(foreign) if isinstance(foreign, int) else ""
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    return b"" if file is None else file.read()
+
+
+def _refuse_problems(folder: Path, found: dict[str, _Found]) -> None:
+    lines = [
+        f"{split}: {len(examples):,} {what}: {', '.join(examples[:SHOWN])}"
+        + (f", and {len(examples) - SHOWN:,} more" if len(examples) > SHOWN else "")
+        for split, each in found.items()
+        for what, examples in each.problems.items()
+    ]
+    lines += [
+        f"no tar is of split {split}; it needs one named {split}-*.tar, or --split {split}=PATTERN"
+        for split in ("train", "val")
+        if not found[split].samples and not found[split].problems
+    ]
+    if lines:
+        raise UserError("\n  - ".join([f"cannot adopt {folder}:", *lines]))
+
+
+def _classes(
+    found: dict[str, _Found], class_names: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Class names, sorted as everywhere, and the position of each label text among them.
+
+    Numbers are positions in ``class_names``; without names they become ``007``, so that sorting
+    keeps their order.
+    """
+    texts = sorted({sample.label for each in found.values() for sample in each.samples})
+    if not all(text.isascii() and text.isdigit() for text in texts):
+        unknown = [text for text in texts if class_names and text not in class_names]
+        if class_names and unknown:
+            raise UserError(unknown_name("class", unknown[0], class_names))
+        names = tuple(sorted(class_names or texts))
+        return names, {name: label for label, name in enumerate(names)}
+    largest = max(map(int, texts))
+    if class_names is None:
+        class_names = tuple(f"{number:0{len(str(largest))}d}" for number in range(largest + 1))
+    if largest >= len(class_names):
+        raise UserError(f"label {largest} is beyond the {len(class_names)} class names given")
+    names = tuple(sorted(class_names))
+    return names, {text: names.index(class_names[int(text)]) for text in texts}

@@ -1,0 +1,186 @@
+"""Command-line options of everything that packs, as one object each."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from preprocess.image import ImageOptions
+from shards.errors import UserError
+from shards.format import SPLITS
+from shards.machine import allowed_cores
+from shards.settings import refuse_code_folder, require_path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackOptions:
+    """Where to, how stored, and by whom."""
+
+    out: Path | None
+    image: ImageOptions
+    workers: int
+    seed: int
+    max_rejected: float
+    """Share of photographs that may be unusable, in [0, 1]."""
+    task: tuple[int, int] | None
+    """The slice (i, n) to pack alone."""
+    dask: str | None
+    """Address of a scheduler."""
+
+    def require_out(self) -> Path:
+        """The folder for the shard set.
+
+        Raises:
+            UserError: None is given, or it is unfit.
+        """
+        out = require_path("shards_dir", self.out, "--out SHARDS")
+        refuse_code_folder(out, "output folder")
+        if out.exists() and not out.is_dir():
+            raise UserError(f"{out} is a file, expected a folder for the shard set")
+        return out.absolute() if self.dask else out
+
+
+def raw_share_of(_context: click.Context, param: click.Parameter, value: str) -> float:
+    """``jpeg``, ``raw`` or ``mix:P`` -> the share of images that are stored as arrays."""
+    kind, _, share = value.partition(":")
+    try:
+        return {"jpeg": 0.0, "raw": 1.0}[value] if kind != "mix" else _probability(share)
+    except (KeyError, ValueError):
+        raise click.BadParameter(
+            f"{value!r} is not jpeg, raw, or mix:P with P from 0 to 1", param=param
+        ) from None
+
+
+def slice_of(
+    _context: click.Context, param: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
+    """``3/8`` -> ``(3, 8)``."""
+    if value is None:
+        return None
+    try:
+        index, count = map(int, value.split("/"))
+    except ValueError:
+        index, count = -1, 0
+    if not 0 <= index < count:
+        raise click.BadParameter(f"{value!r} is not I/N with I from 0 to N-1", param=param)
+    return index, count
+
+
+def patterns_of(
+    _context: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> dict[str, str]:
+    """``train=a-*.tar`` -> ``{"a-*.tar": "train"}``."""
+    patterns = {}
+    for value in values:
+        split, _, pattern = value.partition("=")
+        if split not in SPLITS or not pattern:
+            raise click.BadParameter(
+                f"{value!r} is not SPLIT=PATTERN with SPLIT one of {', '.join(SPLITS)}", param=param
+            )
+        patterns[pattern] = split
+    return patterns
+
+
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError
+    return value
+
+
+_OPTIONS = (
+    click.option("--out", type=click.Path(path_type=Path), help="Folder for the shard set."),
+    click.option(
+        "--store",
+        "raw_share",
+        callback=raw_share_of,
+        default="jpeg",
+        metavar="jpeg|raw|mix:P",
+        help="JPEGs, uint8 arrays (no decoding later, much larger), or arrays with probability P.",
+    ),
+    click.option("--short-side", default=440, help="Scale images down to this shorter side [px]."),
+    click.option("--max-side", type=int, help="And to this longer side [px]."),
+    click.option("--quality", default=90, help="JPEG quality of images that are encoded anew."),
+    click.option(
+        "--subsampling",
+        type=click.Choice(["420", "422", "444"]),
+        default="420",
+        help="Of colour, in images that are encoded anew.",
+    ),
+    click.option(
+        "--workers", type=click.IntRange(min=1), help="Processes.  [default: allowed cores]"
+    ),
+    click.option(
+        "--seed",
+        default=0,
+        type=click.IntRange(0),
+        help="Of the stored order, and of a split made here.",
+    ),
+    click.option(
+        "--max-rejected",
+        default=1.0,
+        type=click.FloatRange(0, 100),
+        help="Percentage of photographs that may be unusable.",
+    ),
+    click.option(
+        "--task",
+        callback=slice_of,
+        metavar="I/N",
+        help="Pack slice I of N (0 to N-1) alone; `python -m shards merge` then publishes.",
+    ),
+    click.option(
+        "--dask", metavar="ADDRESS", help="Pack on this Dask cluster: tcp://scheduler:8786."
+    ),
+)
+
+
+def pack_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command all options of packing; it receives them as ``options``."""
+
+    @functools.wraps(function)
+    def command(
+        *,
+        out: Path | None,
+        raw_share: float,
+        short_side: int,
+        max_side: int | None,
+        quality: int,
+        subsampling: Any,
+        workers: int | None,
+        seed: int,
+        max_rejected: float,
+        task: tuple[int, int] | None,
+        dask: str | None,
+        **others: Any,
+    ) -> None:
+        try:
+            image = ImageOptions(
+                raw_share=raw_share,
+                short_side=short_side,
+                max_side=max_side,
+                quality=quality,
+                subsampling=subsampling,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        function(
+            options=PackOptions(
+                out=out,
+                image=image,
+                workers=workers or allowed_cores(),
+                seed=seed,
+                max_rejected=max_rejected / 100,
+                task=task,
+                dask=dask,
+            ),
+            **others,
+        )
+
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
