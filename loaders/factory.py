@@ -45,6 +45,13 @@ def choose_backend(device: str) -> tuple[Backend, str]:
     """What ``auto`` stands for on a device, and why."""
     if not device.startswith("cuda"):
         return "opencv", "fastest decoder on a CPU"
-    if importlib.util.find_spec("nvidia.dali") is None:
+    if not _has_dali():
         return "opencv", "DALI is not installed, so the CPU decodes; `make setup` installs it"
     return "dali", "decodes on the GPU"
+
+
+def _has_dali() -> bool:
+    try:
+        return importlib.util.find_spec("nvidia.dali") is not None
+    except ModuleNotFoundError:  # not even the package around it
+        return False

@@ -225,10 +225,9 @@ def resize(
 ) -> Pixels:
     """``(size[0], size[1], 3)``, written to ``out`` where that is given."""
     height, width = size
-    shrinks = region.shape[0] > height or region.shape[1] > width
     if region.shape[:2] == size:
         result = region
-    elif resample == "antialias" and shrinks:
+    elif resample == "antialias":
         # torch's uint8 kernel equals Pillow to 0.002 of 255 on average, and runs single-threaded.
         writable = region if region.flags.writeable else region.copy()  # torch insists
         nchw = torch.from_numpy(writable).permute(2, 0, 1).unsqueeze(0)

@@ -118,7 +118,9 @@ def mini_repeats(split: Split, rows_per_class: int) -> Ids:
     that was rejected at packing takes its draw with it.
     """
     samples = split.rows.astype(np.int64)
-    labels = np.where(samples >= 0, split.labels[samples], -1 - samples)
+    labels = -1 - samples  # of the rejected rows; the others follow
+    packed = samples >= 0
+    labels[packed] = split.labels[samples[packed]]
     picked = [
         rows[
             np.random.RandomState(MINI_SEED).choice(

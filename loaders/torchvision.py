@@ -20,6 +20,7 @@ from loaders.batch import Batch
 from loaders.config import LoaderConfig
 from loaders.plan import PlannedBatch
 from loaders.planned import PlannedSplit
+from shards.errors import ShardError
 from shards.machine import allowed_cores
 from shards.reader import Split, is_array, view_array
 
@@ -55,29 +56,44 @@ class TorchvisionLoader:
         """The batches of an epoch; its workers start and end with it."""
         config = self._config
         planned = list(self._planned.plan.batches(epoch, first_step))
-        loader: DataLoader[Item] = DataLoader(
+        loader: DataLoader[Item | ShardError] = DataLoader(
             _Photographs(self._planned.split, config, epoch),
-            batch_sampler=[_addresses(batch) for batch in planned],
+            batch_sampler=[_addresses(batch) for batch in planned if len(batch.ids)],
             num_workers=self._workers,
             collate_fn=_collate,
             pin_memory=config.device.startswith("cuda"),
             prefetch_factor=config.prefetch,
             generator=torch.Generator(),  # else it draws from the generator of the model
         )
-        for images, labels, ids in loader:
+        for collated in loader:
+            if isinstance(collated, ShardError):
+                raise collated
+            images, labels, ids = collated
             yield Batch(
                 images.to(config.device, non_blocking=True).permute(0, 3, 1, 2),
                 labels.to(config.device, non_blocking=True),
                 ids.to(config.device, non_blocking=True),
             )
+        if planned and not len(planned[-1].ids):
+            yield self._empty_batch()
+
+    def _empty_batch(self) -> Batch:
+        """This rank's share of a last global batch with fewer images than ranks."""
+        size, device = self._config.image_size, self._config.device
+        images = torch.empty((0, size, size, 3), dtype=torch.uint8, device=device)
+        none = torch.empty(0, dtype=torch.int64, device=device)
+        return Batch(images.permute(0, 3, 1, 2), none, none)
 
     def close(self) -> None:
         """Release the shards."""
         self._planned.close()
 
 
-class _Photographs(Dataset[Item]):
-    """``(position in the epoch, sample id)`` -> image (H, W, 3) uint8, label, id."""
+class _Photographs(Dataset["Item | ShardError"]):
+    """``(position in the epoch, sample id)`` -> image (H, W, 3) uint8, label, id.
+
+    A damaged sample comes as the error, which a worker that raised it would wrap in a traceback.
+    """
 
     def __init__(self, split: Split, config: LoaderConfig, epoch: int) -> None:
         self._split = split
@@ -85,12 +101,15 @@ class _Photographs(Dataset[Item]):
         self._transform = reference_transform(config)
         self._key = (config.seed, epoch)
 
-    def __getitem__(self, address: tuple[int, int]) -> Item:
+    def __getitem__(self, address: tuple[int, int]) -> Item | ShardError:
         position, sample = address
         # Keyed by position, as the planned draws are: the same for any number of workers.
         seed = np.random.SeedSequence([*self._key, position]).generate_state(1, np.uint64)
         torch.manual_seed(int(seed[0]))
-        pixels: torch.Tensor = self._transform(self._image(sample))
+        try:
+            pixels: torch.Tensor = self._transform(self._image(sample))
+        except ShardError as error:
+            return error
         return pixels.permute(1, 2, 0), int(self._split.samples["label"][sample]), sample
 
     def _image(self, sample: int) -> Image.Image:
@@ -128,6 +147,11 @@ def _addresses(batch: PlannedBatch) -> list[tuple[int, int]]:
     return [(batch.first_position + at, sample) for at, sample in enumerate(batch.ids.tolist())]
 
 
-def _collate(items: list[Item]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    images, labels, ids = zip(*items, strict=True)
+def _collate(
+    items: list[Item | ShardError],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | ShardError:
+    whole = [item for item in items if not isinstance(item, ShardError)]
+    if len(whole) < len(items):
+        return next(item for item in items if isinstance(item, ShardError))
+    images, labels, ids = zip(*whole, strict=True)
     return torch.stack(images), torch.tensor(labels), torch.tensor(ids)

@@ -276,7 +276,10 @@ def _progress_of(progress: Progress) -> OnProgress:
 
     def on_progress(task: ShardTask, report: ShardReport, new: bool) -> None:
         nonlocal megabytes
-        megabytes += report.bytes_read / 1e6 if new else 0
+        if not new:
+            progress.skip(len(task.paths))
+            return
+        megabytes += report.bytes_read / 1e6
         progress.update(
             len(task.paths), f"{megabytes / (time.perf_counter() - start):.1f} MB/s read"
         )

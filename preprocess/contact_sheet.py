@@ -72,7 +72,7 @@ def _tile(photo: Photo, read: ReadPhoto) -> Pixels:
     scale = TILE_PX / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    tile[: size[1], : size[0]] = small
+    tile[-size[1] :, : size[0]] = small  # on the caption
     return tile
 
 

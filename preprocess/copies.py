@@ -81,11 +81,11 @@ def find_copies(
 ) -> list[Copy]:
     """Pair the copies, worst first: across splits and labels, across splits, across labels, inside.
 
-    A content under n names gives n - 1 pairs, each with the first name (of the test split before
-    val before train). The same holds for different contents with one hash, and only the first of
+    A content under n names gives n - 1 pairs, each with its first name (test before val before
+    train, then by path). The same holds for different contents with one hash, and only the first of
     them is paired with other hashes: thousands of copies of a placeholder stay thousands of pairs.
     """
-    order = sorted(range(len(photos)), key=lambda at: (SPLIT_RANK.get(photos[at].split, 3), at))
+    order = sorted(range(len(photos)), key=lambda at: (SPLIT_RANK[photos[at].split], photos[at]))
     copies: list[Copy] = []
     first_of_content: dict[bytes, int] = {}
     first_of_look: dict[int, int] = {}

@@ -92,6 +92,8 @@ def read_csv_layout(folder: Path, *, seed: int, max_missing: float) -> Catalog:
 
     problems = [problem for table in tables.values() for problem in table.problems]
     problems += [f"no {each}.csv in {folder}" for each in ("train", "val") if each not in tables]
+    if len(class_names) == 1:
+        problems.append(f"one class, {class_names[0]!r}; a classifier needs two or more")
     problems += _contradictions(tables)
     problems += _missing_files(tables, sizes, root, max_missing)
     if problems:

@@ -7,13 +7,10 @@ repeating rows, names with spaces, mixed extensions, and sizes on both sides of 
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +19,7 @@ import numpy as np
 
 from preprocess.demo_drawing import SPECIES, Image, draw_photo
 from shards.machine import allowed_cores
+from shards.workers import process_pool
 
 __all__ = ["SPECIES", "DemoSummary", "draw_demo_data", "num_demo_photos"]
 
@@ -140,22 +138,18 @@ def _on_all_cores(draw: Callable[[_Photo], None], photos: Sequence[_Photo]) -> I
     if workers < 2:
         yield from map(draw, photos)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
+    pool = process_pool(workers)
     try:
         yield from pool.map(draw, photos, chunksize=4)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; one answers
-    cv2.setNumThreads(1)
-
-
 def _draw_file(out: Path, seed: int, size: int, photo: _Photo) -> None:
     """Draw and write one photo, from a random stream of its own."""
     key = np.random.SeedSequence((seed, photo.label, photo.index))
     rng = np.random.Generator(np.random.Philox(key))
+    cv2.setNumThreads(1)  # a process a core
     image = draw_photo(SPECIES[photo.label], size, rng)
     _write(out / PHOTOS / photo.path, _encode(image, Path(photo.path).suffix, rng))
 

@@ -41,7 +41,7 @@ def exclude_copies(catalog: Catalog, file: Path) -> Catalog:
     counts = Counter(
         reason.partition(" (")[0].removeprefix(EXCLUDED) for reason in excluded.values()
     )
-    shares = ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.items()))
+    shares = ", ".join(f"{count:,} as {reason}" for reason, count in sorted(counts.items()))
     note = f"{file.name} leaves {len(excluded):,} photographs out of train"
     return replace(
         catalog,

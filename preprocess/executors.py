@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
 
 from preprocess.pack import codec_versions
 from shards.errors import UserError
+from shards.workers import process_pool
 
 CONNECT_TIMEOUT_S = 20
 RETRIES = 3
@@ -19,13 +18,7 @@ RETRIES = 3
 @contextmanager
 def local_executor(workers: int) -> Iterator[Executor]:
     """Processes on this machine."""
-    with ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        # A terminal's Ctrl-C reaches every process; workers finish their shard, which is kept.
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    ) as executor:
+    with process_pool(workers) as executor:
         yield executor
 
 

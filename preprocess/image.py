@@ -26,6 +26,9 @@ How = Literal["passed_through", "resized", "converted"]
 Pixels = npt.NDArray[np.uint8]
 
 PASSABLE_SUBSAMPLING = ("444", "422", "420", "440")
+# A file that does not decode gets a reason of ours; OpenCV would print one too.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
 REDUCING_GAP = 2  # decode at no less than twice the target: what Pillow's thumbnail() uses
 DAMAGED_HINT = "damaged"
 

@@ -67,7 +67,7 @@ def free_disk(path: Path) -> int:
 def human_bytes(count: float) -> str:
     """``1536 -> '1.5 kB'``; powers of 1000, as disks are sold."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
+        if round(count, 1) < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
@@ -75,7 +75,7 @@ def human_bytes(count: float) -> str:
 
 def human_time(seconds: float) -> str:
     """``75 -> '1 min 15 s'``, ``7500 -> '2 h 05 min'``."""
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

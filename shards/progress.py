@@ -45,6 +45,14 @@ class Progress:
                 err=True,
             )
 
+    def skip(self, count: int) -> None:
+        """Count units that an earlier run did: they are done, and say nothing about the rate."""
+        self._initial += count
+        self._done += count
+        if not self._bar.disable:
+            self._bar.initial += count
+            self._bar.update(count)
+
     def __enter__(self) -> Progress:
         """Use as a context manager."""
         return self

@@ -164,8 +164,8 @@ def finish_epoch(session: Session, val: Evaluation) -> None:
     config, done = session.config, session.done
     if not math.isfinite(val.loss):
         raise JobError(
-            f"the weights are spoiled: val loss is {val.loss} after epoch {done.epoch + 1}; try a "
-            f"lower --lr or --precision fp32. {_kept(session)}"
+            f"the loss became {val.loss} on val after epoch {done.epoch + 1}: its last steps spoiled "
+            f"the weights; try a lower --lr or --precision fp32. {_kept(session)}"
         )
     done.epoch += 1
     is_best = val.scores.miou > done.best_miou
@@ -253,7 +253,7 @@ def check_finite(session: Session) -> None:
 
 def _kept(session: Session) -> str:
     last = session.log.folder / LAST
-    return f"The last good checkpoint is kept: {last}" if last.exists() else ""
+    return f"The checkpoint of epoch {session.done.epoch} is kept: {last}" if last.exists() else ""
 
 
 def _timed(batches: Iterator[Batch], done: Progressed) -> Iterator[Batch]:

@@ -74,7 +74,7 @@ class TrainConfig:
             raise ValueError(f"seed must be from 0 to 2**63 - 1, got {self.seed}")
         for name in ("lr", "min_lr", "weight_decay"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be 0 or more and finite, got {getattr(self, name)}")
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
 
