@@ -18,6 +18,8 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
+from preprocess.jpeg_header import JpegHeader, read_jpeg_header
+from preprocess.rejected import RejectedImage, damaged_jpeg
 from shards.writer import npy_bytes
 
 Store = Literal["jpeg", "raw"]
@@ -25,16 +27,10 @@ Subsampling = Literal["420", "422", "444"]
 How = Literal["passed_through", "resized", "converted"]
 Pixels = npt.NDArray[np.uint8]
 
-PASSABLE_SUBSAMPLING = ("444", "422", "420", "440")
 # A file that does not decode gets a reason of ours; OpenCV would print one too.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 REDUCING_GAP = 2  # decode at no less than twice the target: what Pillow's thumbnail() uses
-DAMAGED_HINT = "damaged"
-
-
-class RejectedImage(Exception):
-    """The photograph cannot be stored; the message is the reason, short enough for a table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +72,17 @@ class ImageOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Original:
+    """What the photograph was before."""
+
+    width: int
+    """Upright [px]."""
+    height: int
+    jpeg_quality: int | None
+    """Estimated from its quantisation table; None where it is no JPEG."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredImage:
     """What goes into the shard, upright, and what its pixels look like."""
 
@@ -85,6 +92,7 @@ class StoredImage:
     width: int
     height: int
     how: How
+    original: Original
     mean: tuple[float, float, float]
     """Of each RGB channel, in [0, 1]."""
     mean_square: tuple[float, float, float]
@@ -109,89 +117,36 @@ def store_image(data: bytes, options: ImageOptions, store: Store = "jpeg") -> St
     is_jpeg = data[:3] == b"\xff\xd8\xff"
     width, height = imagesize.get(io.BytesIO(data))
     if width <= 0 or height <= 0:
-        raise RejectedImage(f"{DAMAGED_HINT} JPEG header" if is_jpeg else "not an image")
+        raise RejectedImage("damaged JPEG header" if is_jpeg else "not an image")
     if width * height > options.max_pixels:
         raise RejectedImage(f"too large: more than {options.max_pixels} pixels")
-    passable = False
+    passable, quality = False, None
     if is_jpeg:
-        header = _read_jpeg_header(data)
+        header = read_jpeg_header(data)
         rgb = _decode_jpeg(data, header, min_short_side=REDUCING_GAP * options.short_side)
-        passable = header.passable
+        passable, quality = header.passable, header.quality
+        if header.orientation >= 5:
+            width, height = height, width
         rgb = _upright(rgb, header.orientation)
     else:
         rgb = _decode_other(data)  # OpenCV applies EXIF here itself
+    original = Original(width=width, height=height, jpeg_quality=quality)
     scale = options.scale(rgb.shape[1], rgb.shape[0])
     if passable and scale == 1.0 and store == "jpeg":
-        return _stored(rgb, data, "jpg", "passed_through")
+        return _stored(rgb, data, "jpg", "passed_through", original)
     how: How = "converted"
     if scale < 1.0:
         rgb, how = _resize(rgb, scale), "resized"
     rgb = np.ascontiguousarray(rgb)
     if store == "raw":
-        return _stored(rgb, npy_bytes(rgb), "npy", how)
+        return _stored(rgb, npy_bytes(rgb), "npy", how, original)
     payload = simplejpeg.encode_jpeg(
         rgb, quality=options.quality, colorspace="RGB", colorsubsampling=options.subsampling
     )
-    return _stored(rgb, payload, "jpg", how)
+    return _stored(rgb, payload, "jpg", how, original)
 
 
-@dataclass(frozen=True, slots=True)
-class _JpegHeader:
-    colorspace: str
-    subsampling: str
-    baseline: bool
-    adobe: bool
-    orientation: int
-
-    @property
-    def passable(self) -> bool:
-        """Whether every back end decodes such a file, at full speed and upright."""
-        return (
-            self.baseline
-            and self.colorspace == "YCbCr"
-            and self.subsampling in PASSABLE_SUBSAMPLING
-            and self.orientation == 1
-        )
-
-
-def _read_jpeg_header(data: bytes) -> _JpegHeader:
-    """Colour space, process and orientation, from the segments before the first scan."""
-    try:
-        _, _, colorspace, subsampling = simplejpeg.decode_jpeg_header(data)
-    except ValueError as error:
-        raise RejectedImage(_damage(error)) from None
-    baseline, adobe, orientation = False, False, 1
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        segment = data[at + 4 : at + 2 + length]
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        if marker == 0xDA:  # start of scan: pixels follow
-            break
-        if marker in (0xC0, 0xC1):  # sequential Huffman, 8 bit
-            baseline = segment[:1] == b"\x08"
-        elif marker == 0xEE and segment.startswith(b"Adobe"):
-            adobe = True
-        elif marker == 0xE1 and segment.startswith(b"Exif\0\0"):
-            orientation = _exif_orientation(segment)
-        at += 2 + length
-    return _JpegHeader(colorspace, subsampling, baseline, adobe, orientation)
-
-
-def _exif_orientation(segment: bytes) -> int:
-    """EXIF tag 0x0112, 1 to 8; 1 where it is absent or nonsense."""
-    exif = Image.Exif()
-    try:
-        exif.load(segment)
-        value = exif.get(0x0112, 1)
-    except Exception:  # Pillow's parser raises whatever it meets, struct.error included
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _decode_jpeg(data: bytes, header: _JpegHeader, min_short_side: int) -> Pixels:
+def _decode_jpeg(data: bytes, header: JpegHeader, min_short_side: int) -> Pixels:
     """``(H, W, 3)`` RGB, refusing what libjpeg would patch up; much larger files come scaled."""
     space = "CMYK" if header.colorspace in ("CMYK", "YCCK") else "RGB"
     try:
@@ -199,7 +154,7 @@ def _decode_jpeg(data: bytes, header: _JpegHeader, min_short_side: int) -> Pixel
             data, colorspace=space, min_height=min_short_side, min_width=min_short_side
         )
     except ValueError as error:
-        raise RejectedImage(_damage(error)) from None
+        raise damaged_jpeg(error) from None
     if space == "RGB":
         return pixels
     inks = pixels if header.adobe else 255 - pixels  # Adobe stores inks inverted
@@ -215,7 +170,7 @@ def _decode_other(data: bytes) -> Pixels:
     except cv2.error:
         pixels = None
     if pixels is None:
-        raise RejectedImage(f"{DAMAGED_HINT} or unsupported image")
+        raise RejectedImage("damaged or unsupported image")
     return np.asarray(pixels, np.uint8)
 
 
@@ -238,7 +193,9 @@ def _resize(rgb: Pixels, scale: float) -> Pixels:
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
 
 
-def _stored(rgb: Pixels, payload: bytes, extension: Literal["jpg", "npy"], how: How) -> StoredImage:
+def _stored(
+    rgb: Pixels, payload: bytes, extension: Literal["jpg", "npy"], how: How, original: Original
+) -> StoredImage:
     mean, std = (each.ravel() / 255 for each in cv2.meanStdDev(rgb))
     square = mean**2 + std**2
     return StoredImage(
@@ -247,12 +204,7 @@ def _stored(rgb: Pixels, payload: bytes, extension: Literal["jpg", "npy"], how: 
         width=rgb.shape[1],
         height=rgb.shape[0],
         how=how,
+        original=original,
         mean=(float(mean[0]), float(mean[1]), float(mean[2])),
         mean_square=(float(square[0]), float(square[1]), float(square[2])),
     )
-
-
-def _damage(error: Exception) -> str:
-    """What libjpeg said as a reason, without the byte counts that would make each one unique."""
-    words = str(error).split(":")[0].strip().lower() or "undecodable"
-    return f"{DAMAGED_HINT} JPEG: {words}"

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.catalog import Catalog, Origin
-from preprocess.image import ImageOptions, RejectedImage, StoredImage, store_image
+from preprocess.image import ImageOptions, Original, StoredImage, store_image
+from preprocess.rejected import RejectedImage
 from shards.job import ShardReport
 from shards.writer import Sample, write_shard
 
@@ -87,6 +88,7 @@ def pack_shard(task: ShardTask) -> ShardReport:
     stored: Counter[str] = Counter()
     sources: Counter[str] = Counter()
     rejected: list[tuple[str, str]] = []
+    originals: Counter[str] = Counter()
     moments = np.zeros((2, 2, 3))
     bytes_read = 0
 
@@ -107,6 +109,7 @@ def pack_shard(task: ShardTask) -> ShardReport:
             bytes_read += len(data)
             stored[image.how] += 1
             _add_moments(moments, image, repeats)
+            _count_original(originals, image.original)
             metadata = json.loads(origin.metadata) | {"path": path}
             if SOURCE in metadata:
                 sources[metadata[SOURCE]] += 1
@@ -129,6 +132,7 @@ def pack_shard(task: ShardTask) -> ShardReport:
         rejected=rejected,
         bytes_read=bytes_read,
         moments=moments,
+        originals=dict(originals),
         sources=dict(sources),
     )
     report.write(task.out, task.split, task.shard)
@@ -148,3 +152,13 @@ def _add_moments(moments: npt.NDArray[np.float64], image: StoredImage, repeats: 
     both = np.array([image.mean, image.mean_square])
     moments[0] += both
     moments[1] += both * repeats
+
+
+def _count_original(sums: Counter[str], original: Original) -> None:
+    """Add to sums of whole numbers, so that their order does not matter."""
+    sums["photos"] += 1
+    sums["width"] += original.width
+    sums["height"] += original.height
+    if original.jpeg_quality is not None:
+        sums["jpegs"] += 1
+        sums["quality"] += original.jpeg_quality

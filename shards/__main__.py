@@ -130,6 +130,10 @@ def describe(directory: Path, manifest: Manifest) -> str:
         f"pixels    {plan}: mean ({_triple(each.mean)}), std ({_triple(each.std)})"
         for plan, each in manifest.pixels.items()
     ]
+    if manifest.originals:
+        lines.append("originals " + _pairs(manifest.originals))
+    if manifest.sources:
+        lines.append("added     " + _pairs(manifest.sources))
     lines.append("options   " + _pairs(manifest.options))
     lines.append("versions  " + _pairs(manifest.versions))
     return "\n".join(lines)

@@ -122,6 +122,9 @@ class Manifest:
     """Images left out, by reason."""
     pixels: dict[str, PixelStats] = field(default_factory=dict)
     """Statistics of the training pixels, as the plans ``csv`` and ``natural`` show them."""
+    originals: dict[str, float] = field(default_factory=dict)
+    """The packed photographs as they were: mean width and height [px], share of JPEGs, and their
+    mean quality, estimated from the quantisation tables."""
     files: dict[str, FileInfo] = field(default_factory=dict)
     """Every other file of the set."""
     sources: dict[str, int] = field(default_factory=dict)

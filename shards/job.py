@@ -104,6 +104,9 @@ class ShardReport:
     moments: npt.NDArray[np.float64]
     """``(2, 2, 3)``: sums over images of (mean, mean square) of RGB, each image counted once and
     as often as the CSV names it."""
+    originals: dict[str, int] = field(default_factory=dict)
+    """Sums over the packed photographs as they were: ``photos``, ``width``, ``height``; ``jpegs``
+    and their ``quality``."""
     sources: dict[str, int] = field(default_factory=dict)
     """Images that were added from elsewhere, by source."""
 
@@ -237,6 +240,7 @@ def finish_job(directory: Path, max_rejected: float) -> Manifest:
         rejected=_totals({_kind_of(reason): 1} for _, _, reason in rejected),
         pixels=_pixel_stats(reports["train"], records["train"]),
         files={name: info for report in every for name, info in report.files.items()},
+        originals=_means(_totals(report.originals for report in every)),
         sources=_totals(report.sources for report in every),
     )
     rows = {name: _sample_of_rows(split, records[name]) for name, split in splits.items()}
@@ -315,6 +319,18 @@ def _totals(counts: Iterator[dict[str, int]]) -> dict[str, int]:
     for each in counts:
         total.update(each)
     return dict(sorted(total.items()))
+
+
+def _means(sums: dict[str, int]) -> dict[str, float]:
+    photos, jpegs = sums.get("photos", 0), sums.get("jpegs", 0)
+    if not photos:
+        return {}
+    means = {
+        "mean_width": round(sums["width"] / photos, 1),
+        "mean_height": round(sums["height"] / photos, 1),
+        "jpeg_share": round(jpegs / photos, 4),
+    }
+    return means | ({"mean_jpeg_quality": round(sums["quality"] / jpegs, 1)} if jpegs else {})
 
 
 def _sample_of_rows(split: JobSplit, records: npt.NDArray[np.void]) -> npt.NDArray[np.int32]:

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from preprocess.image import ImageOptions, RejectedImage, StoredImage, store_image
+from preprocess.image import ImageOptions, StoredImage, store_image
+from preprocess.rejected import RejectedImage
 
 Pixels = npt.NDArray[np.uint8]
 Photo = Callable[[np.random.Generator, int, int], Pixels]
