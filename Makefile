@@ -44,7 +44,7 @@ setup: $(STAMP)  ## build the environment with everything; again: nothing to do
 demo: $(DEMO_SHARDS)/manifest.json  ## all of it on drawn mushrooms in minutes; replaces runs/demo
 	rm -rf $(DEMO_RUN)
 	$(PY) -m train --arch resnet18 --recipe baseline --shards $(DEMO_SHARDS) \
-	    --image-size 96 --batch-size 32 --epochs 8 --out $(DEMO_RUN)
+	    --image-size 96 --batch-size 32 --epochs 30 --out $(DEMO_RUN)
 	$(PY) -m train.evaluate $(DEMO_RUN)/best.pt
 	$(PY) -m bench loaders --shards $(DEMO_SHARDS)
 	@echo
