@@ -20,7 +20,7 @@ from torch.utils.dlpack import from_dlpack
 from loaders.batch import Batch
 from loaders.config import LoaderConfig
 from loaders.plan import PlannedBatch
-from loaders.planned import PlannedSplit
+from loaders.planned import PlannedLoader, PlannedSplit
 from shards.errors import ShardError, UserError
 from shards.machine import allowed_cores
 from shards.reader import view_array
@@ -49,7 +49,7 @@ HW_DECODER_LOAD = 0.65
 best share depends on chip and threads, so it waits for a measurement on the reference machine."""
 
 
-class DaliLoader:
+class DaliLoader(PlannedLoader):
     """Batches on the GPU (``dali``), or made on the CPU by the same graph (``dali-cpu``).
 
     ``prefetch`` batches are in work ahead of the consumer, and one more is being read and drawn by
@@ -66,30 +66,14 @@ class DaliLoader:
     """
 
     def __init__(self, config: LoaderConfig) -> None:
-        self.name: str = config.backend
-        self._config = config
-        self._device = torch.device(config.device)
         self._graph_device: GraphDevice = "gpu" if config.backend == "dali" else "cpu"
         if self._graph_device == "gpu":
             _check_cuda(config.device)
-        self._planned = PlannedSplit(config)
+        super().__init__(config)
+        self.name = config.backend
+        self._device = torch.device(config.device)
         self._arrays = _stored_as_arrays(self._planned)
         self._idle: list[_Runner] = []
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Global batches an epoch."""
-        return self._planned.steps_per_epoch
-
-    @property
-    def samples_per_epoch(self) -> int:
-        """Images an epoch over all ranks."""
-        return self._planned.samples_per_epoch
-
-    @property
-    def order_hash(self) -> str:
-        """Of the plan."""
-        return self._planned.order_hash
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
         """The batches of an epoch, in the order of the plan whatever runs ahead inside DALI."""
@@ -116,7 +100,7 @@ class DaliLoader:
         """Free the pipelines, release the shards."""
         self._idle.clear()
         gc.collect()  # a pipeline's graph refers to itself, and memory of the GPU cannot wait
-        self._planned.close()
+        super().close()
 
     @contextmanager
     def _runner(self, feeds: Generator[Feed]) -> Iterator[_Runner]:

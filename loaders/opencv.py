@@ -24,7 +24,7 @@ from loaders.augment import Transforms, color_matrices
 from loaders.batch import Batch
 from loaders.config import LoaderConfig, Resample
 from loaders.plan import Ids, PlannedBatch
-from loaders.planned import PlannedSplit
+from loaders.planned import PlannedLoader
 from shards.errors import ShardError
 from shards.machine import allowed_cores
 from shards.reader import Split, is_array, view_array
@@ -35,33 +35,17 @@ CHUNKS_PER_THREAD = 2
 """A batch is cut into so many pieces a thread: few calls, yet no thread idles at its end."""
 
 
-class OpenCVLoader:
+class OpenCVLoader(PlannedLoader):
     """Batches on the CPU, or copied to a device from pinned memory."""
 
     name = "opencv"
 
     def __init__(self, config: LoaderConfig) -> None:
         cv2.setNumThreads(1)  # the threads here are the parallelism
-        self._config = config
-        self._planned = PlannedSplit(config)
+        super().__init__(config)
         self._threads = config.threads or allowed_cores()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="hyphae-decode")
         self._device = torch.device(config.device)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Global batches an epoch."""
-        return self._planned.steps_per_epoch
-
-    @property
-    def samples_per_epoch(self) -> int:
-        """Images an epoch over all ranks."""
-        return self._planned.samples_per_epoch
-
-    @property
-    def order_hash(self) -> str:
-        """Of the plan."""
-        return self._planned.order_hash
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
         """The batches of an epoch; ``prefetch`` of them are in work ahead of the consumer."""
@@ -86,7 +70,7 @@ class OpenCVLoader:
     def close(self) -> None:
         """End the threads, release the shards."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._planned.close()
+        super().close()
 
     def _start(self, epoch: int, batch: PlannedBatch) -> _Pending:
         """Draw the augmentation and hand the batch to the threads."""

@@ -44,21 +44,6 @@ class PlannedSplit:
         self._widths = self.split.samples["width"].astype(np.int64)
         self._heights = self.split.samples["height"].astype(np.int64)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Global batches an epoch."""
-        return self.plan.steps_per_epoch
-
-    @property
-    def samples_per_epoch(self) -> int:
-        """Images an epoch over all ranks."""
-        return len(self.plan)
-
-    @property
-    def order_hash(self) -> str:
-        """Of the plan."""
-        return self.plan.order_hash()
-
     def transforms(self, epoch: int, batch: PlannedBatch) -> Transforms:
         """What to do with each image of a batch."""
         widths, heights = self._widths[batch.ids], self._heights[batch.ids]
@@ -82,3 +67,32 @@ class PlannedSplit:
     def close(self) -> None:
         """Release the shards."""
         self.split.close()
+
+
+class PlannedLoader:
+    """What every planned back end has in common: all but how an epoch's images are made."""
+
+    name: str
+
+    def __init__(self, config: LoaderConfig) -> None:
+        self._config = config
+        self._planned = PlannedSplit(config)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches an epoch."""
+        return self._planned.plan.steps_per_epoch
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Images an epoch over all ranks."""
+        return len(self._planned.plan)
+
+    @property
+    def order_hash(self) -> str:
+        """Of the plan."""
+        return self._planned.plan.order_hash()
+
+    def close(self) -> None:
+        """Release the shards."""
+        self._planned.close()

@@ -8,16 +8,16 @@ import torch
 
 from loaders.batch import Batch
 from loaders.config import LoaderConfig
-from loaders.planned import PlannedSplit
+from loaders.planned import PlannedLoader
 
 
-class SyntheticLoader:
+class SyntheticLoader(PlannedLoader):
     """As many batches as the real epoch has, at no cost: what remains is the step."""
 
     name = "synthetic"
 
     def __init__(self, config: LoaderConfig) -> None:
-        self._planned = PlannedSplit(config)
+        super().__init__(config)
         size = config.image_size
         generator = torch.Generator().manual_seed(config.seed)
         images = torch.randint(
@@ -25,28 +25,9 @@ class SyntheticLoader:
         )
         self._images = images.to(config.device).permute(0, 3, 1, 2)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Global batches an epoch."""
-        return self._planned.steps_per_epoch
-
-    @property
-    def samples_per_epoch(self) -> int:
-        """Images an epoch over all ranks."""
-        return self._planned.samples_per_epoch
-
-    @property
-    def order_hash(self) -> str:
-        """Of the plan."""
-        return self._planned.order_hash
-
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
         """The planned labels and ids with images that have nothing to do with them."""
         for batch in self._planned.plan.batches(epoch, first_step):
             labels, ids = self._planned.labels_and_ids(batch)
             device = self._images.device
             yield Batch(self._images[: len(ids)], labels.to(device), ids.to(device))
-
-    def close(self) -> None:
-        """Release the shards."""
-        self._planned.close()

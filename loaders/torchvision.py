@@ -19,7 +19,7 @@ from loaders.augment import AugmentConfig
 from loaders.batch import Batch
 from loaders.config import LoaderConfig
 from loaders.plan import PlannedBatch
-from loaders.planned import PlannedSplit
+from loaders.planned import PlannedLoader
 from shards.errors import ShardError
 from shards.machine import allowed_cores
 from shards.reader import Split, is_array, view_array
@@ -27,30 +27,14 @@ from shards.reader import Split, is_array, view_array
 Item = tuple[torch.Tensor, int, int]
 
 
-class TorchvisionLoader:
+class TorchvisionLoader(PlannedLoader):
     """A DataLoader over stored images, or over the original files with ``originals``."""
 
     name = "torchvision"
 
     def __init__(self, config: LoaderConfig) -> None:
-        self._config = config
-        self._planned = PlannedSplit(config)
+        super().__init__(config)
         self._workers = config.threads or allowed_cores()
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Global batches an epoch."""
-        return self._planned.steps_per_epoch
-
-    @property
-    def samples_per_epoch(self) -> int:
-        """Images an epoch over all ranks."""
-        return self._planned.samples_per_epoch
-
-    @property
-    def order_hash(self) -> str:
-        """Of the plan."""
-        return self._planned.order_hash
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
         """The batches of an epoch; its workers start and end with it."""
@@ -83,10 +67,6 @@ class TorchvisionLoader:
         images = torch.empty((0, size, size, 3), dtype=torch.uint8, device=device)
         none = torch.empty(0, dtype=torch.int64, device=device)
         return Batch(images.permute(0, 3, 1, 2), none, none)
-
-    def close(self) -> None:
-        """Release the shards."""
-        self._planned.close()
 
 
 class _Photographs(Dataset["Item | ShardError"]):

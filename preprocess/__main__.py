@@ -25,10 +25,10 @@ from preprocess.summary import log_run, summary
 from shards.commands import HELP, run, stop_on_signals
 from shards.errors import UserError
 from shards.format import MANIFEST_NAME, WORK_NAME
-from shards.job import ShardReport
 from shards.machine import allowed_cores, free_disk, human_bytes, human_time
 from shards.progress import Progress
 from shards.settings import refuse_code_folder, require_path
+from shards.shard_report import ShardReport
 
 
 class _PackByDefault(click.Group):

@@ -23,7 +23,8 @@ from preprocess.shard_task import UNREAD, ShardTask, pack_shard, shard_tasks
 from shards.commands import describe_os_error
 from shards.errors import JobError
 from shards.format import MANIFEST_NAME, WORK_NAME, FileInfo, Manifest, index_name, shard_name
-from shards.job import Job, JobSplit, ShardReport, drop_work, finish_job, is_whole, open_job
+from shards.job import Job, JobSplit, drop_work, finish_job, open_job
+from shards.shard_report import ShardReport, is_whole
 
 OnProgress = Callable[[ShardTask, ShardReport, bool], None]
 """Called with each shard that is done; the flag is False for one of an earlier run."""

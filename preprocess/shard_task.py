@@ -15,7 +15,7 @@ import numpy.typing as npt
 from preprocess.catalog import Catalog, Origin
 from preprocess.image import ImageOptions, Original, StoredImage, store_image
 from preprocess.rejected import RejectedImage
-from shards.job import ShardReport
+from shards.shard_report import ShardReport
 from shards.writer import Sample, write_shard
 
 MAX_SHARD_FILES = 1000

@@ -7,14 +7,13 @@ and the manifest. It needs neither the photographs nor the catalogue.
 
 from __future__ import annotations
 
-import base64
 import fcntl
 import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,13 @@ import numpy.typing as npt
 from shards.errors import JobError, ShardError, UserError
 from shards.format import (
     REJECTED_NAME,
-    SAMPLE_DTYPE,
     WORK_NAME,
-    FileInfo,
     Manifest,
     PixelStats,
     SplitInfo,
     fingerprint,
 )
+from shards.shard_report import ShardReport
 from shards.writer import npy_bytes, publish, write_file, write_rejected
 
 JOB_NAME = "job.json"
@@ -87,67 +85,6 @@ class JobSplit:
     """``(files,)`` label of each distinct file, in catalogue order."""
     rows: npt.NDArray[np.int32]
     """``(rows,)`` the file of each CSV row."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardReport:
-    """What became of one shard."""
-
-    records: npt.NDArray[np.void]
-    """``(N,)`` of :data:`~shards.format.SAMPLE_DTYPE`."""
-    files: dict[str, FileInfo]
-    stored: dict[str, int]
-    """Images by outcome."""
-    rejected: list[tuple[str, str]]
-    """``(path, reason)``."""
-    bytes_read: int
-    moments: npt.NDArray[np.float64]
-    """``(2, 2, 3)``: sums over images of (mean, mean square) of RGB, each image counted once and
-    as often as the CSV names it."""
-    originals: dict[str, int] = field(default_factory=dict)
-    """Sums over the packed photographs as they were: ``photos``, ``width``, ``height``; ``jpegs``
-    and their ``quality``."""
-    sources: dict[str, int] = field(default_factory=dict)
-    """Images that were added from elsewhere, by source."""
-
-    def write(self, directory: Path, split: str, shard: int) -> None:
-        """Leave the report in the work folder: from now on the shard counts as done."""
-        content = asdict(self) | {
-            "records": base64.b64encode(self.records.tobytes()).decode(),
-            "moments": self.moments.tolist(),
-        }
-        write_file(report_path(directory, split, shard), json.dumps(content).encode())
-
-    @classmethod
-    def read(cls, directory: Path, split: str, shard: int) -> ShardReport | None:
-        """The report of a shard that is done and whole, else None."""
-        try:
-            content = json.loads(report_path(directory, split, shard).read_bytes())
-            report = cls(
-                **content
-                | {
-                    "records": np.frombuffer(base64.b64decode(content["records"]), SAMPLE_DTYPE),
-                    "files": {name: FileInfo(**each) for name, each in content["files"].items()},
-                    "rejected": [(path, reason) for path, reason in content["rejected"]],
-                    "moments": np.array(content["moments"]),
-                }
-            )
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return report if is_whole(directory, report.files) else None
-
-
-def report_path(directory: Path, split: str, shard: int) -> Path:
-    """Where the report of a shard lies."""
-    return directory / WORK_NAME / f"{split}-{shard:06d}.json"
-
-
-def is_whole(directory: Path, files: dict[str, FileInfo]) -> bool:
-    """Whether files are there with the size they should have."""
-    try:
-        return all((directory / name).stat().st_size == info.bytes for name, info in files.items())
-    except OSError:
-        return False
 
 
 @contextmanager
