@@ -10,7 +10,7 @@ from preprocess.pack import codec_versions
 from shards.errors import UserError
 from shards.workers import process_pool
 
-CONNECT_TIMEOUT_S = 20
+CONNECT_TIMEOUT_S = 10
 RETRIES = 3
 """How often Dask tries a shard again; a shard whose worker died is moved to another by itself."""
 

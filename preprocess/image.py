@@ -125,11 +125,11 @@ def store_image(data: bytes, options: ImageOptions, store: Store = "jpeg") -> St
         header = read_jpeg_header(data)
         rgb = _decode_jpeg(data, header, min_short_side=REDUCING_GAP * options.short_side)
         passable, quality = header.passable, header.quality
-        if header.orientation >= 5:
-            width, height = height, width
         rgb = _upright(rgb, header.orientation)
     else:
         rgb = _decode_other(data)  # OpenCV applies EXIF here itself
+    if (rgb.shape[1] > rgb.shape[0]) != (width > height):  # imagesize 2 heeds EXIF, 1 does not
+        width, height = height, width
     original = Original(width=width, height=height, jpeg_quality=quality)
     scale = options.scale(rgb.shape[1], rgb.shape[0])
     if passable and scale == 1.0 and store == "jpeg":

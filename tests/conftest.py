@@ -146,6 +146,7 @@ class PackSet(Protocol):
         workers: int = 2,
         short_side: int = SHORT_SIDE,
         quality: int = 90,
+        raw_share: float = 0.0,
         seed: int = 0,
         max_rejected: float = 0.01,
     ) -> Manifest: ...
@@ -158,11 +159,12 @@ def pack_dataset(
     workers: int = 2,
     short_side: int = SHORT_SIDE,
     quality: int = 90,
+    raw_share: float = 0.0,
     seed: int = 0,
     max_rejected: float = 0.01,
 ) -> Manifest:
     catalog = read_catalog(data, seed=seed, max_missing=max_rejected)
-    options = ImageOptions(short_side=short_side, quality=quality)
+    options = ImageOptions(short_side=short_side, quality=quality, raw_share=raw_share)
     with ThreadPoolExecutor(workers) as executor:
         return pack(catalog, out, options, executor, max_rejected=max_rejected)
 

@@ -1,0 +1,77 @@
+"""``python -m shards verify``, ``ls`` and ``cat``, and packing again what verify says to delete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shards.reader import ShardSet
+from shards.verify import verify
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def test_a_whole_set_has_no_problem(tiny_shards: Path) -> None:
+    assert verify(ShardSet(tiny_shards), decode=True, threads=2) == []
+
+
+def test_a_flipped_byte_of_an_image_is_named_by_shard_key_and_source(shards_copy: Path) -> None:
+    with ShardSet(shards_copy).split("train") as split:
+        record = split.samples[3]
+        source = split.metadata(3)["path"]
+    flip(shards_copy / "train-000000.tar", int(record["offset"]) + 100)
+    (problem,) = verify(ShardSet(shards_copy))
+    assert problem.file == "train-000000.tar"
+    assert f"{record['key']:09d}" in problem.what
+    assert source in problem.what
+    assert problem.remedy.startswith("delete train-000000.tar and run the packing command again")
+
+
+@pytest.mark.parametrize("name", ["train.samples.npy", "val.rows.npy", "train-000000.idx"])
+def test_a_missing_file_is_named(name: str, shards_copy: Path) -> None:
+    (shards_copy / name).unlink()
+    (problem,) = verify(ShardSet(shards_copy))
+    assert (problem.file, problem.what) == (name, "missing")
+
+
+def test_a_foreign_file_is_named(shards_copy: Path) -> None:
+    (shards_copy / "notes.txt").write_text("mine")
+    (problem,) = verify(ShardSet(shards_copy))
+    assert (problem.file, problem.what) == ("notes.txt", "not part of the set")
+
+
+def test_packing_again_restores_what_verify_says_to_delete(
+    tiny_dataset: Path, tmp_path: Path, run_command
+) -> None:
+    out = tmp_path / "set"
+    packing = ("preprocess", str(tiny_dataset), "--out", str(out), "--short-side", "96")
+    assert run_command(*packing).returncode == 0
+    before = {each.name: each.read_bytes() for each in out.iterdir()}
+    flip(out / "train-000000.tar", 5000)
+    found = run_command("shards", "verify", str(out))
+    assert found.returncode == 1
+    assert "delete train-000000.tar" in found.stdout
+    (out / "train-000000.tar").unlink()
+    assert run_command(*packing).returncode == 0
+    whole = run_command("shards", "verify", str(out), "--decode")
+    assert whole.returncode == 0
+    assert "every image decodes" in whole.stdout
+    assert {each.name: each.read_bytes() for each in out.iterdir()} == before
+
+
+def test_ls_lists_and_cat_writes_the_stored_bytes(tiny_shards: Path, run_command, tmp_path) -> None:
+    listed = run_command("shards", "ls", str(tiny_shards), "--split", "val")
+    with ShardSet(tiny_shards).split("val") as split:
+        assert len(listed.stdout.splitlines()) == len(split)
+        key, payload = int(split.samples["key"][2]), bytes(split.payload(2))
+        assert split.metadata(2)["path"] in listed.stdout
+    missing = run_command("shards", "cat", str(tiny_shards), "999")
+    assert missing.returncode == 2
+    assert "no sample 000000999" in missing.stderr
+    assert payload.startswith(b"\xff\xd8")
+    assert f"{key:09d}" in listed.stdout
