@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,9 +48,14 @@ class Origin:
     """A JSON object: what else is known of it, for the sample's ``.json``."""
 
     def read(self) -> bytes:
-        """The photograph's bytes."""
-        if self.size is None and not self.offset:
-            return self.file.read_bytes()
+        """The photograph's bytes.
+
+        Raises:
+            OSError: It is not there, may not be read, or is no regular file (a pipe would wait
+                for ever).
+        """
+        if not stat.S_ISREG(self.file.stat().st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(self.file))
         with self.file.open("rb") as file:
             file.seek(self.offset)
             return file.read(-1 if self.size is None else self.size)
