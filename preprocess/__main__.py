@@ -266,7 +266,7 @@ def announce(catalog: Catalog, data: Path, out: Path, options: ImageOptions, wor
         )
     click.echo(
         f"{'going on' if unfinished else 'packing'} {data}: {files:,} photographs of "
-        f"{len(catalog.class_names)} classes ({catalog.layout}), at most {human_bytes(needed)}, "
+        f"{len(catalog.class_names)} classes ({catalog.layout}), up to about {human_bytes(needed)}, "
         f"{workers} workers"
     )
 

@@ -38,7 +38,7 @@ def recipe_option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     help="Run folder.  [default: runs/<arch>-<recipe>-<time>]",
 )
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run folder.")
-@recipe_option("--epochs", type=click.IntRange(1), help="Passes over the plan.")
+@recipe_option("--epochs", type=click.IntRange(1), help="Passes over the training samples.")
 @recipe_option("--batch-size", type=click.IntRange(1), help="Images an optimizer step.")
 @recipe_option("--image-size", type=click.IntRange(16), help="Side of the crops [px].")
 @recipe_option("--eval-resize", type=click.IntRange(16), help="Short side before the eval crop.")
@@ -49,9 +49,17 @@ def recipe_option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     "--seed", type=click.IntRange(0, 2**63 - 1), help="Of weights, order and augmentation."
 )
 @recipe_option("--patience", type=click.IntRange(1), help="Epochs without a better val mIoU.")
-@recipe_option("--sampling", type=click.Choice(["csv", "natural"]), help="What an epoch shows.")
+@recipe_option(
+    "--sampling",
+    type=click.Choice(["csv", "natural"]),
+    help="csv: every row, repeats included; natural: each photograph once.",
+)
 @recipe_option("--mini", type=click.IntRange(1), help="At most so many CSV rows of each class.")
-@recipe_option("--resample", type=click.Choice(["linear", "antialias"]), help="Training images.")
+@recipe_option(
+    "--resample",
+    type=click.Choice(["linear", "antialias"]),
+    help="Of training images: linear is faster, antialias equals Pillow.",
+)
 @recipe_option("--device", help="auto, cpu, cuda, cuda:N or mps.")
 @recipe_option(
     "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Of the step."
@@ -60,7 +68,8 @@ def recipe_option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @recipe_option(
     "--loader",
     type=click.Choice(["auto", "opencv", "dali", "dali-cpu", "torchvision", "synthetic"]),
-    help="Who decodes.",
+    help="opencv: CPU threads; dali: on the GPU; dali-cpu: its cross-check; torchvision: the "
+    "reference; synthetic: no images, for timing only.",
 )
 @recipe_option("--threads", type=click.IntRange(1), help="Of the loader.  [allowed cores]")
 @click.option("--list-archs", "show_archs", is_flag=True, help="Print the architectures and end.")

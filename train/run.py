@@ -189,6 +189,8 @@ def _announce(session: Session, manifest: Manifest, shards: Path) -> None:
             f"stores ({stored_side}); images will be blurred up: pack again with --short-side "
             f"{config.image_size} or more"
         )
+    if session.resolved.loader == "synthetic":
+        say("note: synthetic images: the scores mean nothing, only the speed does")
     if session.done.samples_seen:
         say(f"resuming in epoch {session.done.epoch + 1} after step {session.done.step}")
     test = manifest.splits.get("test")
