@@ -152,8 +152,8 @@ def audit_command(
     start = time.perf_counter()
     photos = photos_of(data, seed=seed)
     with (
-        local_executor(workers or allowed_cores()) as executor,
         stop_on_signals("stopped; nothing is written"),
+        local_executor(workers or allowed_cores()) as executor,
         Progress("hashing", len(photos), "photos") as progress,
     ):
         found = audit(photos, executor, threshold=threshold, on_hashed=progress.update)
@@ -213,10 +213,10 @@ def pack_catalog(
     finished = (out / MANIFEST_NAME).exists()
     goes_on = f"stopped; finished shards are kept in {out}: run the same command again to go on"
     with (
+        stop_on_signals(goes_on),  # outermost: further signals wait until the workers have ended
         dask_executor(options.dask)
         if options.dask
         else local_executor(options.workers) as executor,
-        stop_on_signals(goes_on),
     ):
         if refuse:
             with Progress("comparing", num_to_compare(catalog), "photos") as progress:
@@ -250,7 +250,13 @@ def pack_catalog(
 
 
 def announce(catalog: Catalog, data: Path, out: Path, options: ImageOptions, workers: int) -> None:
-    """Say what was found and what it will take; refuse a disk that is too full."""
+    """Say what was found and what it will take; refuse an empty split, and a disk too full."""
+    for name, split in catalog.splits.items():
+        if not len(split):
+            raise UserError(
+                f"{data} has too few photographs: split {name} is empty; a class needs 4 or more to "
+                "be split, or sort them into train/, val/ and test/ folders"
+            )
     for note in catalog.notes:
         click.echo(f"note: {note}")
     needed = expected_bytes(catalog, options)

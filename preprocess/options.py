@@ -103,8 +103,15 @@ _OPTIONS = (
         metavar="jpeg|raw|mix:P",
         help="JPEGs, uint8 arrays (no decoding later, much larger), or arrays with probability P.",
     ),
-    click.option("--short-side", default=440, help="Scale images down to this shorter side [px]."),
-    click.option("--max-side", type=int, help="And to this longer side [px]."),
+    click.option(
+        "--short-side",
+        default=440,
+        type=click.IntRange(max=65_535),
+        help="Scale images down to this shorter side [px].",
+    ),
+    click.option(
+        "--max-side", type=click.IntRange(max=65_535), help="And to this longer side [px]."
+    ),
     click.option("--quality", default=90, help="JPEG quality of images that are encoded anew."),
     click.option(
         "--subsampling",
@@ -118,7 +125,7 @@ _OPTIONS = (
     click.option(
         "--seed",
         default=0,
-        type=click.IntRange(0),
+        type=click.IntRange(0, 2**63 - 1),
         help="Of the stored order, and of a split made here.",
     ),
     click.option(

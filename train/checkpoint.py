@@ -10,19 +10,29 @@ from typing import Any
 
 import torch
 
-from shards.errors import UserError
+from shards.errors import JobError, UserError
+from shards.machine import free_disk
 from shards.writer import atomic_file
 from train.models import Classifier, create_model
 from train.recipes import TrainConfig
 
 CHECKPOINT_VERSION = 1
 LAST, BEST = "last.pt", "best.pt"
+NEARLY_FULL = 1 << 30
+"""Free bytes under which a failed write is put down to a full disk."""
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint; a crash or a full disk leaves the previous one as it was."""
-    with atomic_file(path) as file:
-        torch.save({"hyphae_checkpoint": CHECKPOINT_VERSION, **content}, file)
+    try:
+        with atomic_file(path) as file:
+            torch.save({"hyphae_checkpoint": CHECKPOINT_VERSION, **content}, file)
+    except RuntimeError as error:  # torch's archive writer wraps what the disk refused
+        if free_disk(path.parent) > NEARLY_FULL:
+            raise
+        raise JobError(
+            f"cannot write {path}: the disk is full; free some room, then go on with --resume"
+        ) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -193,6 +194,8 @@ def main(checkpoint: Path, split: str, shards: Path | None, json_file: Path | No
         network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
     result = evaluate_split(network, config, resolved, directory, split, manifest.num_classes)
     click.echo(result_row(split, result))
+    if not math.isfinite(result.loss):
+        raise JobError(f"{checkpoint}: the loss is {result.loss}, so its weights are spoiled")
     if split == "test":
         for line in published_lines(manifest, config):
             click.echo(line)

@@ -206,7 +206,7 @@ def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any
     config, done, log = session.config, session.done, session.log
     best = load_checkpoint(log.folder / BEST)
     session.model.backbone.load_state_dict(best["model"])
-    has_test = "test" in manifest.splits
+    has_test = "test" in manifest.splits and manifest.splits["test"].samples > 0
     split = "test" if has_test else "val"
     try:
         result = evaluate_split(
