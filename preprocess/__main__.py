@@ -1,34 +1,27 @@
-"""``python -m preprocess``: photographs -> shard set; audits them, adopts, draws a demo set."""
+"""``python -m preprocess``: photographs -> shard set; audits them, adopts, draws a demo set.
+
+Each command imports what it runs: ``--help`` answers at once, and a worker process, which begins by
+importing this module, loads only what it needs.
+"""
 
 from __future__ import annotations
+
+if __name__ == "__main__":  # a Ctrl-C during the imports waits until run() can answer it
+    import signal
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
 
 import time
 from pathlib import Path
 
 import click
 
-from preprocess.add import add_photos, num_to_compare, refuse_copies
-from preprocess.adopt import read_names, read_webdataset
-from preprocess.audit import audit, photos_of, report, write_audit
-from preprocess.catalog import Catalog
-from preprocess.copies import DEFAULT_THRESHOLD
-from preprocess.demo_data import draw_demo_data, num_demo_photos
-from preprocess.discover import read_catalog
-from preprocess.exclude import exclude_copies
-from preprocess.executors import dask_executor, local_executor
-from preprocess.image import ImageOptions
 from preprocess.options import PackOptions, pack_options, patterns_of
-from preprocess.pack import OnProgress, expected_bytes, pack, pack_slice
-from preprocess.photo_hash import require_imagehash
-from preprocess.shard_task import ShardTask
-from preprocess.summary import log_run, summary
 from shards.commands import HELP, run, stop_on_signals
 from shards.errors import UserError
-from shards.format import MANIFEST_NAME, WORK_NAME
-from shards.machine import allowed_cores, free_disk, human_bytes, human_time
-from shards.progress import Progress
+from shards.machine import allowed_cores, human_time
 from shards.settings import refuse_code_folder, require_path
-from shards.shard_report import ShardReport
+from shards.user_paths import USER_PATH, require_output_folder
 
 
 class _PackByDefault(click.Group):
@@ -47,12 +40,12 @@ def main() -> None:
 
 
 @main.command(name="pack", context_settings=HELP)
-@click.argument("data", type=click.Path(path_type=Path), required=False)
+@click.argument("data", type=USER_PATH, required=False)
 @pack_options
 @click.option(
     "--add",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=USER_PATH,
     metavar="SOURCE.csv",
     help="Add photographs to train: columns file, label and any of latitude, longitude, date, url, "
     "licence, source, or as GBIF and iNaturalist export them. Copies of val and test photographs "
@@ -60,7 +53,7 @@ def main() -> None:
 )
 @click.option(
     "--exclude",
-    type=click.Path(path_type=Path),
+    type=USER_PATH,
     metavar="AUDIT.csv",
     help="Leave out of train what an audit found: every copy of a val or test photograph, copies "
     "that bear different labels, and of copies under one label all but the first.",
@@ -74,6 +67,12 @@ def pack_command(
     classes. DATA and --out have per-machine defaults: HYPHAE_DATA_DIR and HYPHAE_SHARDS_DIR, or
     local.toml. A run that was stopped goes on where it was; a finished set is left alone.
     """
+    from preprocess.add import add_photos
+    from preprocess.discover import read_catalog
+    from preprocess.exclude import exclude_copies
+    from preprocess.pack_job import pack_catalog
+    from preprocess.photo_hash import require_imagehash
+
     data = require_path("data_dir", data, "DATA")
     out = options.require_out()
     if options.dask:  # other machines have other current folders
@@ -92,7 +91,7 @@ def pack_command(
 
 
 @main.command(name="adopt", context_settings=HELP)
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=USER_PATH)
 @pack_options
 @click.option(
     "--split",
@@ -105,18 +104,22 @@ def pack_command(
 )
 @click.option(
     "--classes",
-    type=click.Path(path_type=Path),
+    type=USER_PATH,
     help="Class names, one a line, that numeric labels count.  [default: class_names.txt or "
     "classes.txt in FOLDER, else the numbers]",
 )
 def adopt_command(
     folder: Path, options: PackOptions, splits: dict[str, str], classes: Path | None
 ) -> None:
-    """Pack a foreign WebDataset FOLDER anew: the same checks, the same guarantees.
+    """Pack a foreign WebDataset FOLDER anew.
 
-    FOLDER holds .tar files of samples <key>.jpg, .jpeg, .png or .webp with <key>.cls (a number or
-    a name) or a <key>.json with a label. It is only read. Stopped, it goes on as packing does.
+    The same checks, the same guarantees as for photographs. FOLDER holds .tar files of samples
+    <key>.jpg, .jpeg, .png or .webp with <key>.cls (a number or a name) or a <key>.json with a
+    label. It is only read. Stopped, it goes on as packing does.
     """
+    from preprocess.adopt import read_names, read_webdataset
+    from preprocess.pack_job import pack_catalog
+
     out = options.require_out()
     folder = folder.absolute() if options.dask else folder
     start = time.perf_counter()
@@ -126,14 +129,12 @@ def adopt_command(
 
 
 @main.command(name="audit", context_settings=HELP)
-@click.argument("data", type=click.Path(path_type=Path), metavar="DATA|SHARDS", required=False)
-@click.option(
-    "--out", type=click.Path(path_type=Path), default="audit", help="Folder for what is found."
-)
+@click.argument("data", type=USER_PATH, metavar="DATA|SHARDS", required=False)
+@click.option("--out", type=USER_PATH, default="audit", help="Folder for what is found.")
 @click.option(
     "--threshold",
     type=click.IntRange(0, 16),
-    default=DEFAULT_THRESHOLD,
+    default=4,  # preprocess.copies.DEFAULT_THRESHOLD, without importing it
     help="Bits of 64 by which the hashes of near copies may differ.",
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: allowed cores]")
@@ -141,13 +142,20 @@ def adopt_command(
 def audit_command(
     data: Path | None, out: Path, threshold: int, workers: int | None, seed: int
 ) -> None:
-    """Find copies: inside a split, across splits (leakage) and across labels (contradictions).
+    """Find copies of photographs, exact and near.
 
-    Writes audit.csv, a row a pair, and contact sheets of the worst. Pack with --exclude
-    audit.csv to leave them out of train; delete the rows of pairs that you want to keep.
+    Inside a split, across splits (leakage) and across labels (contradictions). Writes audit.csv, a
+    row a pair, and contact sheets of the worst. Pack with --exclude audit.csv to leave them out of
+    train; delete the rows of pairs that you want to keep.
     """
+    from preprocess.audit import audit, photos_of, report, write_audit
+    from preprocess.executors import local_executor
+    from preprocess.photo_hash import require_imagehash
+    from shards.progress import Progress
+
     data = require_path("data_dir", data, "DATA|SHARDS")
     refuse_code_folder(out, "output folder")
+    require_output_folder(out, "what is found")
     require_imagehash("audit")
     start = time.perf_counter()
     photos = photos_of(data, seed=seed)
@@ -166,7 +174,7 @@ def audit_command(
 
 
 @main.command(name="demo-data", context_settings=HELP)
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=USER_PATH)
 @click.option("--seed", default=0, type=click.IntRange(0), help="Of everything that is drawn.")
 @click.option("--train-files", default=40, type=click.IntRange(4), help="Of the largest class.")
 @click.option(
@@ -174,7 +182,11 @@ def audit_command(
 )
 def demo_data_command(out: Path, seed: int, train_files: int, eval_files: int) -> None:
     """Draw a data set of mushrooms in the Kaggle layout into OUT."""
+    from preprocess.demo_data import draw_demo_data, num_demo_photos
+    from shards.progress import Progress
+
     refuse_code_folder(out, "output folder")
+    require_output_folder(out, "the demo data")
     start = time.perf_counter()
     total = num_demo_photos(train_files, eval_files)
     with Progress("drawing", total, "photos") as progress:
@@ -189,108 +201,6 @@ def demo_data_command(out: Path, seed: int, train_files: int, eval_files: int) -
         except FileExistsError as error:
             raise UserError(str(error)) from None
     click.echo(f"{out}: {drawn} in {human_time(time.perf_counter() - start)}")
-
-
-def pack_catalog(
-    catalog: Catalog,
-    data: Path,
-    out: Path,
-    options: PackOptions,
-    start: float,
-    *,
-    refuse: bool = False,
-) -> None:
-    """Pack what was found, with a progress bar, and say what became of it.
-
-    Args:
-        catalog: What to pack.
-        data: Where it came from.
-        out: Folder for the set.
-        options: How.
-        start: When the command began, by ``time.perf_counter``.
-        refuse: Leave out added photographs that are copies of val or test photographs.
-    """
-    finished = (out / MANIFEST_NAME).exists()
-    goes_on = f"stopped; finished shards are kept in {out}: run the same command again to go on"
-    with (
-        stop_on_signals(goes_on),  # outermost: further signals wait until the workers have ended
-        dask_executor(options.dask)
-        if options.dask
-        else local_executor(options.workers) as executor,
-    ):
-        if refuse:
-            with Progress("comparing", num_to_compare(catalog), "photos") as progress:
-                catalog = refuse_copies(catalog, out, executor, progress.update)
-        announce(catalog, data, out, options.image, options.workers)
-        with Progress("packing", sum(map(len, catalog.splits.values())), "photos") as progress:
-            on_progress = _progress_of(progress)
-            if options.task is not None:
-                pack_slice(
-                    catalog, out, options.image, executor, options.task, on_progress=on_progress
-                )
-                index, count = options.task
-                click.echo(
-                    f"slice {index}/{count} is packed; once all {count} are: "
-                    f'python -m shards merge "{out}"'
-                )
-                return
-            manifest = pack(
-                catalog,
-                out,
-                options.image,
-                executor,
-                max_rejected=options.max_rejected,
-                on_progress=on_progress,
-            )
-    if finished:
-        click.echo(f"{out} is complete already and matches; nothing to do")
-    else:
-        log_run(out, data, options.workers, time.perf_counter() - start)
-    click.echo(summary(manifest, out, time.perf_counter() - start))
-
-
-def announce(catalog: Catalog, data: Path, out: Path, options: ImageOptions, workers: int) -> None:
-    """Say what was found and what it will take; refuse an empty split, and a disk too full."""
-    for name, split in catalog.splits.items():
-        if not len(split):
-            raise UserError(
-                f"{data} has too few photographs: split {name} is empty; a class needs 4 or more to "
-                "be split, or sort them into train/, val/ and test/ folders"
-            )
-    for note in catalog.notes:
-        click.echo(f"note: {note}")
-    needed = expected_bytes(catalog, options)
-    free = free_disk(out)
-    files = sum(map(len, catalog.splits.values()))
-    unfinished = (out / WORK_NAME).exists()
-    if (out / MANIFEST_NAME).exists():
-        return
-    if needed > free and not unfinished:
-        raise UserError(
-            f"the disk of {out} is too full: up to {human_bytes(needed)} needed, "
-            f"{human_bytes(free)} free; free some room, or choose a smaller --short-side"
-        )
-    click.echo(
-        f"{'going on' if unfinished else 'packing'} {data}: {files:,} photographs of "
-        f"{len(catalog.class_names)} classes ({catalog.layout}), up to about {human_bytes(needed)}, "
-        f"{workers} workers"
-    )
-
-
-def _progress_of(progress: Progress) -> OnProgress:
-    megabytes, start = 0.0, time.perf_counter()
-
-    def on_progress(task: ShardTask, report: ShardReport, new: bool) -> None:
-        nonlocal megabytes
-        if not new:
-            progress.skip(len(task.paths))
-            return
-        megabytes += report.bytes_read / 1e6
-        progress.update(
-            len(task.paths), f"{megabytes / (time.perf_counter() - start):.1f} MB/s read"
-        )
-
-    return on_progress
 
 
 if __name__ == "__main__":

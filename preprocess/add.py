@@ -18,13 +18,14 @@ from typing import IO, Any
 import numpy as np
 
 from preprocess.audit import photos_of_split
-from preprocess.catalog import MISSING, Catalog, Origin, build_split, list_sizes
+from preprocess.catalog import MISSING, Catalog, FileState, Origin, build_split, list_states
 from preprocess.copies import Photo, find_copies, group_copies
 from preprocess.photo_hash import OnHashed, hash_photos
 from preprocess.shard_task import SOURCE
 from shards.errors import UserError, unknown_name
 from shards.format import MANIFEST_NAME, REJECTED_NAME
-from shards.job import EXCLUDED
+from shards.rejects import EXCLUDED, num_allowed
+from shards.user_paths import require_regular_file
 
 FILE_COLUMNS = ("file", "filename", "filepath", "path", "image_path", "image")
 # GBIF's own `class` is the taxonomic one (Agaricomycetes), so it comes behind the species' names.
@@ -68,7 +69,9 @@ class _Table:
         self.problems.setdefault(what, []).append(example)
 
 
-def add_photos(catalog: Catalog, files: list[Path], *, seed: int, max_missing: float) -> Catalog:
+def add_photos(
+    catalog: Catalog, files: list[Path], *, seed: int, max_missing: float | None
+) -> Catalog:
     """Add the photographs of CSV files to train.
 
     In the catalogue a photograph is called ``<name of the CSV>:<file>``, so that its name does not
@@ -78,7 +81,8 @@ def add_photos(catalog: Catalog, files: list[Path], *, seed: int, max_missing: f
         catalog: What to add to.
         files: CSV files, each with its photographs beside or below it.
         seed: Of the order in which training photographs are stored.
-        max_missing: Share of the listed files of each CSV that may be missing on disk.
+        max_missing: Share of the listed files of each CSV that may be missing on disk; None for a
+            few (:func:`~shards.rejects.num_allowed`).
 
     Raises:
         UserError: All problems of all files in one message, each with its first few examples.
@@ -91,25 +95,28 @@ def add_photos(catalog: Catalog, files: list[Path], *, seed: int, max_missing: f
             raise UserError(f"two --add files are called {name}; rename one, it names its photos")
     train, origins, notes = catalog.splits["train"], dict(catalog.origins), list(catalog.notes)
     paths, labels, rows = list(train.paths), train.labels.tolist(), [train.rows]
-    sizes, problems = train.sizes.tolist(), []
+    states = list(map(FileState, train.sizes.tolist(), train.times.tolist()))
+    problems: list[str] = []
     for file in files:
         table = _read_table(file, catalog.class_names)
-        found = list_sizes(table.folder, table.paths)
-        missing = [path for path, size in zip(table.paths, found, strict=True) if size == MISSING]
-        if len(missing) > max_missing * len(table.paths):
+        found = list_states(table.folder, table.paths)
+        missing = [
+            path for path, state in zip(table.paths, found, strict=True) if state.size == MISSING
+        ]
+        if len(missing) > num_allowed(len(table.paths), max_missing):
             table.problems[f"of {len(table.paths):,} files are missing in {table.folder}"] = missing
         problems += [_counted(table.name, what, each) for what, each in table.problems.items()]
         rows.append(np.asarray(table.rows, np.int32) + np.int32(len(paths)))
         paths += [f"{table.name}:{path}" for path in table.paths]
         labels += table.labels
-        sizes += found
+        states += found
         for path, metadata in zip(table.paths, table.metadata, strict=True):
             text = json.dumps(metadata, sort_keys=True)
             origins[f"{table.name}:{path}"] = Origin(table.folder / path, metadata=text)
         notes.append(f"{len(table.paths):,} photographs of {file} are added to train")
     if problems:
         raise UserError("\n  - ".join(["cannot add photographs:", *problems]))
-    split = build_split(paths, labels, np.concatenate(rows), sizes, shuffle_seed=seed)
+    split = build_split(paths, labels, np.concatenate(rows), states, shuffle_seed=seed)
     return replace(catalog, splits=catalog.splits | {"train": split}, origins=origins, notes=notes)
 
 
@@ -214,10 +221,9 @@ def _read_table(file: Path, class_names: tuple[str, ...]) -> _Table:
 
 
 def _open_text(file: Path) -> IO[str]:
-    try:
-        return file.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from None
+    return require_regular_file(file).open(
+        encoding="utf-8-sig", errors="surrogateescape", newline=""
+    )
 
 
 def _dict_reader(stream: IO[str], file: Path) -> csv.DictReader[str]:

@@ -17,15 +17,22 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.catalog import Catalog, Origin, SplitCatalog, build_split
+from preprocess.catalog import Catalog, FileState, Origin, SplitCatalog, build_split
 from preprocess.folder_layout import SPLIT_FOLDERS
 from shards.errors import UserError, unknown_name
-from shards.format import SPLITS
+from shards.format import LABEL_DIGITS, SPLITS
+from shards.user_paths import require_regular_file
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 LABEL_FIELDS = ("label", "cls", "class", "class_name", "target", "species")
 NAMES_FILES = ("class_names.txt", "classes.txt", "classnames.txt")
 SHOWN = 3
+
+MAX_CLASSES = 10**LABEL_DIGITS
+"""More do not fit a shard's labels."""
+
+LABEL_BYTES = 1000
+"""No label is longer, nor a number that Python would take minutes over."""
 
 
 @dataclass
@@ -36,6 +43,7 @@ class _Sample:
     """``<tar>/<key>.<extension>``: its path in the catalogue."""
     origin: Origin
     label: str
+    state: FileState
 
 
 @dataclass
@@ -83,7 +91,7 @@ def read_webdataset(
             [sample.name for sample in each.samples],
             [label_of[sample.label] for sample in each.samples],
             np.arange(len(each.samples), dtype=np.int32),
-            [sample.origin.size or 0 for sample in each.samples],
+            [sample.state for sample in each.samples],
             shuffle_seed=seed if split == "train" else None,
         )
     return Catalog(
@@ -91,7 +99,10 @@ def read_webdataset(
         layout="webdataset",
         class_names=names,
         splits=catalogs,
-        notes=[f"{len(tars):,} tars are read; keys are made anew, the old ones kept in .json"],
+        notes=[
+            f"{len(tars):,} tars are read; keys are made anew, the old ones kept in .json",
+            *_unseen_classes(names, catalogs),
+        ],
         origins=origins,
     )
 
@@ -99,10 +110,16 @@ def read_webdataset(
 def read_names(file: Path) -> tuple[str, ...]:
     """Class names, one a line, in the order of numeric labels."""
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = require_regular_file(file).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
         raise UserError(f"cannot read {file}: {error}") from None
     names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise UserError(f"{file} holds no class names, expected one a line")
+    if len(names) > MAX_CLASSES:
+        raise UserError(
+            f"{file} has {len(names):,} lines, expected at most {MAX_CLASSES:,} classes"
+        )
     if len(set(names)) != len(names):
         raise UserError(f"{file} gives a class name twice")
     return names
@@ -132,6 +149,7 @@ def _split_of(name: str, splits: dict[str, str]) -> str:
 def _read_tar(tar: Path, name: str, found: _Found) -> None:
     seen: set[str] = set()
     try:
+        time = tar.stat().st_mtime_ns
         with tarfile.open(tar, "r:") as opened:
             for key, members in _samples(opened):
                 where = f"{name}/{key}"
@@ -145,8 +163,9 @@ def _read_tar(tar: Path, name: str, found: _Found) -> None:
                     continue
                 foreign = _json_of(opened, members)
                 label = _label_of(opened, members, foreign)
-                if not label:
-                    found.problems.setdefault("samples have no label", []).append(where)
+                wrong = _what_is_wrong(label)
+                if wrong:
+                    found.problems.setdefault(wrong, []).append(where)
                     continue
                 metadata: dict[str, Any] = {"key": key}
                 if foreign is not None:
@@ -154,7 +173,8 @@ def _read_tar(tar: Path, name: str, found: _Found) -> None:
                 member = members[image]
                 text = json.dumps(metadata, sort_keys=True)
                 origin = Origin(tar, member.offset_data, member.size, text)
-                found.samples.append(_Sample(f"{where}.{image}", origin, label))
+                state = FileState(member.size, time)
+                found.samples.append(_Sample(f"{where}.{image}", origin, label, state))
     except (tarfile.TarError, OSError, EOFError) as error:
         found.problems.setdefault("tars cannot be read", []).append(f"{name} ({error})")
 
@@ -181,26 +201,50 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarI
 
 
 def _json_of(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> Any:
-    try:
-        return json.loads(_content(tar, members["json"])) if "json" in members else None
-    except ValueError:
+    """The sample's JSON; None where there is none, or nothing that could be written again."""
+    if "json" not in members:
         return None
+    try:
+        content = json.loads(_content(tar, members["json"]))
+        json.dumps([[[content]]])  # it goes into the new .json, somewhat deeper
+    except (ValueError, RecursionError):
+        return None
+    return content
 
 
 def _label_of(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], foreign: Any) -> str:
     """The label as text: of ``.cls``, else of ``.json``; empty where there is none."""
     for extension in ("cls", "class", "cls.txt"):
         if extension in members:
-            return _content(tar, members[extension]).decode(errors="replace").strip()
+            content = _content(tar, members[extension], LABEL_BYTES + 1)
+            return content.decode(errors="replace").strip()
     if isinstance(foreign, dict):
         values = (foreign[name] for name in LABEL_FIELDS if name in foreign)
         return str(next((value for value in values if isinstance(value, int | str)), "")).strip()
     return str(foreign) if isinstance(foreign, int) else ""
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _what_is_wrong(label: str) -> str:
+    """With a label; empty if nothing is."""
+    if not label:
+        return "samples have no label"
+    if len(label) > LABEL_BYTES:
+        return f"samples have a label of more than {LABEL_BYTES:,} characters"
+    if re.fullmatch(r"-\d+", label):
+        return "samples have a negative label (often: unlabelled)"
+    if _is_number(label) and int(label) >= MAX_CLASSES:
+        return f"samples have a label beyond {MAX_CLASSES - 1:,}"
+    return ""
+
+
+def _is_number(label: str) -> bool:
+    return label.isascii() and label.isdigit()
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, size: int = -1) -> bytes:
+    """The first ``size`` bytes of a member, by default all."""
     file = tar.extractfile(member)
-    return b"" if file is None else file.read()
+    return b"" if file is None else file.read(size)
 
 
 def _refuse_problems(folder: Path, found: dict[str, _Found]) -> None:
@@ -228,7 +272,7 @@ def _classes(
     keeps their order.
     """
     texts = sorted({sample.label for each in found.values() for sample in each.samples})
-    if not all(text.isascii() and text.isdigit() for text in texts):
+    if not all(map(_is_number, texts)):
         unknown = [text for text in texts if class_names and text not in class_names]
         if class_names and unknown:
             raise UserError(unknown_name("class", unknown[0], class_names))
@@ -240,4 +284,17 @@ def _classes(
     if largest >= len(class_names):
         raise UserError(f"label {largest} is beyond the {len(class_names)} class names given")
     names = tuple(sorted(class_names))
-    return names, {text: names.index(class_names[int(text)]) for text in texts}
+    position = {name: label for label, name in enumerate(names)}
+    return names, {text: position[class_names[int(text)]] for text in texts}
+
+
+def _unseen_classes(names: tuple[str, ...], catalogs: dict[str, SplitCatalog]) -> list[str]:
+    seen = {int(label) for split in catalogs.values() for label in np.unique(split.labels)}
+    unseen = [name for label, name in enumerate(names) if label not in seen]
+    if not unseen:
+        return []
+    more = ", ..." if len(unseen) > SHOWN else ""
+    return [
+        f"{len(unseen):,} of {len(names):,} classes have no photograph: "
+        f"{', '.join(unseen[:SHOWN])}{more}"
+    ]

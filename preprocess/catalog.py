@@ -6,14 +6,25 @@ import errno
 import hashlib
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 MISSING = -1
 """The size of a file that is not there."""
+
+
+class FileState(NamedTuple):
+    """What is known of a file without opening it."""
+
+    size: int
+    """Bytes, :data:`MISSING` where there is none."""
+    time: int = 0
+    """When it was last modified [ns since 1970]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +39,8 @@ class SplitCatalog:
     """``(files,)`` rows that name each file; at least 1."""
     sizes: npt.NDArray[np.int64]
     """``(files,)`` bytes of each file, :data:`MISSING` where there is none."""
+    times: npt.NDArray[np.int64]
+    """``(files,)`` when each file was last modified [ns since 1970]; a set does not depend on it."""
     rows: npt.NDArray[np.int32]
     """``(rows,)`` the file of each row, in the order of the CSV."""
 
@@ -108,7 +121,7 @@ def build_split(
     paths: list[str],
     labels: list[int],
     rows: npt.NDArray[np.int32],
-    sizes: list[int],
+    states: Sequence[FileState],
     *,
     shuffle_seed: int | None,
 ) -> SplitCatalog:
@@ -125,36 +138,40 @@ def build_split(
         paths=[paths[i] for i in order],
         labels=np.asarray(labels, np.int64)[order],
         repeats=repeats.astype(np.int64)[order],
-        sizes=np.asarray(sizes, np.int64)[order],
+        sizes=np.array([state.size for state in states], np.int64)[order],
+        times=np.array([state.time for state in states], np.int64)[order],
         rows=place[rows],
     )
 
 
-def list_sizes(root: Path, paths: list[str]) -> list[int]:
-    """Bytes of each file, :data:`MISSING` where there is none; each folder is listed once."""
-    found: dict[str, dict[str, int]] = {}
-    sizes = []
+def list_states(root: Path, paths: list[str]) -> list[FileState]:
+    """Size and time of each file, :data:`MISSING` where there is none; each folder is listed once."""
+    found: dict[str, dict[str, FileState]] = {}
+    states = []
     for path in paths:
         folder, _, name = path.rpartition("/")
         if folder not in found:
-            found[folder] = _sizes_in(root / folder)
-        sizes.append(found[folder].get(name, MISSING))
-    return sizes
+            found[folder] = _states_in(root / folder)
+        states.append(found[folder].get(name, FileState(MISSING)))
+    return states
 
 
-def _sizes_in(folder: Path) -> dict[str, int]:
+def _states_in(folder: Path) -> dict[str, FileState]:
     try:
         with os.scandir(folder) as entries:
-            return {entry.name: _size(entry) for entry in entries}
+            return {entry.name: _state(entry) for entry in entries}
     except OSError:
         return {}
 
 
-def _size(entry: os.DirEntry[str]) -> int:
+def _state(entry: os.DirEntry[str]) -> FileState:
     try:
-        return entry.stat().st_size if entry.is_file() else MISSING
+        if entry.is_file():
+            status = entry.stat()
+            return FileState(status.st_size, status.st_mtime_ns)
     except OSError:  # a broken link
-        return MISSING
+        pass
+    return FileState(MISSING)
 
 
 def _permutation(count: int, seed: int) -> npt.NDArray[np.int64]:

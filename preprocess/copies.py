@@ -13,6 +13,7 @@ import numpy as np
 
 from preprocess.photo_hash import PhotoHash, near_pairs
 from shards.errors import UserError
+from shards.user_paths import require_regular_file
 from shards.writer import write_file
 
 DEFAULT_THRESHOLD = 4
@@ -171,10 +172,7 @@ def read_copies(file: Path) -> list[Copy]:
     Raises:
         UserError: No such file, or not such a table.
     """
-    try:
-        text = file.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from None
+    text = require_regular_file(file).read_bytes().decode("utf-8-sig", errors="surrogateescape")
     reader = csv.DictReader(io.StringIO(text, newline=""))
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:

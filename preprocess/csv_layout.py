@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from preprocess.catalog import MISSING, Catalog, build_split, list_sizes
+from preprocess.catalog import MISSING, Catalog, FileState, build_split, list_states
 from shards.errors import UserError
 from shards.format import SPLITS
+from shards.rejects import num_allowed
 
 PATH_COLUMNS = ("image_path", "filepath", "path", "file", "filename", "image")
 LABEL_COLUMNS = ("label", "class", "species", "class_name")
@@ -75,7 +76,7 @@ def find_csv_folder(data: Path) -> Path | None:
     return None
 
 
-def read_csv_layout(folder: Path, *, seed: int, max_missing: float) -> Catalog:
+def read_csv_layout(folder: Path, *, seed: int, max_missing: float | None) -> Catalog:
     """Parse the CSV files beside the photographs.
 
     Raises:
@@ -88,14 +89,14 @@ def read_csv_layout(folder: Path, *, seed: int, max_missing: float) -> Catalog:
         if (folder / f"{split}.csv").is_file()
     }
     class_names = tuple(sorted({label for table in tables.values() for label in table.labels}))
-    sizes = {split: list_sizes(root, table.paths) for split, table in tables.items()}
+    states = {split: list_states(root, table.paths) for split, table in tables.items()}
 
     problems = [problem for table in tables.values() for problem in table.problems]
     problems += [f"no {each}.csv in {folder}" for each in ("train", "val") if each not in tables]
     if len(class_names) == 1:
         problems.append(f"one class, {class_names[0]!r}; a classifier needs two or more")
     problems += _contradictions(tables)
-    problems += _missing_files(tables, sizes, root, max_missing)
+    problems += _missing_files(tables, states, root, max_missing)
     if problems:
         found = ", ".join(f"{name}.csv {len(table.rows):,} rows" for name, table in tables.items())
         raise UserError(
@@ -114,7 +115,7 @@ def read_csv_layout(folder: Path, *, seed: int, max_missing: float) -> Catalog:
                 table.paths,
                 [index[label] for label in table.labels],
                 np.asarray(table.rows, np.int32),
-                sizes[split],
+                states[split],
                 shuffle_seed=seed if split == "train" else None,
             )
             for split, table in tables.items()
@@ -183,16 +184,19 @@ def _contradictions(tables: dict[str, _Table]) -> list[str]:
 
 
 def _missing_files(
-    tables: dict[str, _Table], sizes: dict[str, list[int]], root: Path, max_missing: float
+    tables: dict[str, _Table],
+    states: dict[str, list[FileState]],
+    root: Path,
+    max_missing: float | None,
 ) -> list[str]:
     missing = [
         path
         for split, table in tables.items()
-        for path, size in zip(table.paths, sizes[split], strict=True)
-        if size == MISSING
+        for path, state in zip(table.paths, states[split], strict=True)
+        if state.size == MISSING
     ]
     files = sum(len(table.paths) for table in tables.values())
-    if len(missing) <= max_missing * files:
+    if len(missing) <= num_allowed(files, max_missing):
         return []  # few: packing rejects and counts them
     return [_counted(f"of {files:,} files are missing in {root}", [repr(each) for each in missing])]
 

@@ -15,13 +15,14 @@ from preprocess.folder_layout import read_folder_layout
 from shards.errors import UserError
 
 
-def read_catalog(data: Path, *, seed: int = 0, max_missing: float = 0.01) -> Catalog:
+def read_catalog(data: Path, *, seed: int = 0, max_missing: float | None = None) -> Catalog:
     """Find out what ``data`` holds.
 
     Args:
         data: The folder that the user named.
         seed: Of the order in which training photographs are stored, and of a split made here.
-        max_missing: Share of listed files that may be missing on disk.
+        max_missing: Share of listed files that may be missing on disk; None for a few
+            (:func:`~shards.rejects.num_allowed`).
 
     Raises:
         UserError: Nothing usable, or problems with the CSV files: all of them in one message.

@@ -10,7 +10,7 @@ from pathlib import Path
 from preprocess.catalog import Catalog
 from preprocess.copies import Copy, Group, Photo, group_copies, read_copies
 from shards.errors import UserError
-from shards.job import EXCLUDED
+from shards.rejects import EXCLUDED
 
 SHOWN = 3
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from preprocess.catalog import Catalog, SplitCatalog, build_split, list_sizes
+from preprocess.catalog import Catalog, SplitCatalog, build_split, list_states
 from shards.errors import UserError
 from shards.format import SPLITS
 
@@ -22,6 +23,8 @@ SPLIT_FOLDERS = {
 Photos = dict[str, list[str]]
 """Class name -> paths of its photographs."""
 
+SHOWN = 3
+
 EVAL_SHARE = 0.15
 """Of each class, for val and again for test, where the split is made here."""
 
@@ -30,13 +33,10 @@ def read_folder_layout(data: Path, *, seed: int) -> Catalog:
     """Take every folder as a class.
 
     Raises:
-        UserError: No photographs, or ``train/`` without ``val/``.
+        UserError: No photographs, ``train/`` without ``val/``, or two folders for one split.
     """
-    split_folders = {
-        SPLIT_FOLDERS[each.name.lower()]: each
-        for each in sorted(data.iterdir())
-        if each.is_dir() and each.name.lower() in SPLIT_FOLDERS
-    }
+    split_folders = _find_split_folders(data)
+    ignored = _Ignored()
     if split_folders:
         for needed in ("train", "val"):
             if needed not in split_folders:
@@ -44,13 +44,18 @@ def read_folder_layout(data: Path, *, seed: int) -> Catalog:
                     f"{data} has {', '.join(sorted(split_folders))}/ but no {needed}/; add it, or "
                     "put the class folders directly into the data folder to have them split"
                 )
-        found = {split: _photos_by_class(data, split_folders[split]) for split in split_folders}
+        ignored.look_beside(data, set(split_folders.values()))
+        found = {
+            split: _photos_by_class(data, folder, ignored)
+            for split, folder in split_folders.items()
+        }
         notes = (
             [] if "test" in found else ["no test/: training will report validation scores alone"]
         )
     else:
-        found, note = _split(_photos_by_class(data, data), seed)
+        found, note = _split(_photos_by_class(data, data, ignored), seed)
         notes = [note]
+    notes += ignored.notes(data)
     class_names = tuple(sorted({name for classes in found.values() for name in classes}))
     if not any(classes for classes in found.values()):
         raise UserError(
@@ -73,19 +78,87 @@ def read_folder_layout(data: Path, *, seed: int) -> Catalog:
     )
 
 
-def _photos_by_class(root: Path, folder: Path) -> Photos:
+def _find_split_folders(data: Path) -> dict[str, Path]:
+    split_folders: dict[str, Path] = {}
+    for each in sorted(data.iterdir()):
+        split = SPLIT_FOLDERS.get(each.name.lower())
+        if split is None or not each.is_dir():
+            continue
+        if split in split_folders:
+            raise UserError(
+                f"{data} has both {split_folders[split].name}/ and {each.name}/ for {split}; "
+                "put them together"
+            )
+        split_folders[split] = each
+    return split_folders
+
+
+@dataclass
+class _Ignored:
+    """What lies in a data folder and is not packed; hidden files are nobody's business."""
+
+    outside: list[Path] = field(default_factory=list)
+    """Photographs in no class folder."""
+    folders: list[Path] = field(default_factory=list)
+    """Without a photograph, or beside ``train/`` and ``val/``."""
+    files: list[Path] = field(default_factory=list)
+    """That are no photographs, by their extension."""
+
+    def add_file(self, file: Path, *, outside: bool = False) -> None:
+        """Count a file; one outside of the class folders may be a photograph."""
+        is_photo = outside and file.name.lower().endswith(EXTENSIONS)
+        (self.outside if is_photo else self.files).append(file)
+
+    def look_beside(self, data: Path, split_folders: set[Path]) -> None:
+        """Count what lies beside the folders of the splits."""
+        for each in sorted(data.iterdir()):
+            if each.is_dir() and each not in split_folders and not each.name.startswith("."):
+                self.folders.append(each)
+            elif each.is_file() and not each.name.startswith("."):
+                self.add_file(each, outside=True)
+
+    def notes(self, data: Path) -> list[str]:
+        """One line, or none."""
+        parts = [
+            f"{len(paths):,} {what} ({_examples(paths, data)})"
+            for what, paths in (
+                ("photographs outside of class folders", self.outside),
+                ("folders without photographs of a class", self.folders),
+                ("files that are no photographs", self.files),
+            )
+            if paths
+        ]
+        return [f"not packed: {', '.join(parts)}"] if parts else []
+
+
+def _examples(paths: list[Path], data: Path) -> str:
+    names = [each.relative_to(data).as_posix() for each in paths[:SHOWN]]
+    return ", ".join(names) + (", ..." if len(paths) > SHOWN else "")
+
+
+def _photos_by_class(root: Path, folder: Path, ignored: _Ignored) -> Photos:
     """``class name -> paths relative to root``, sorted; hidden and foreign files are skipped."""
-    classes = {}
+    classes: Photos = {}
     for each in sorted(folder.iterdir()):
-        if each.is_dir() and not each.name.startswith("."):
-            paths = [
-                os.path.relpath(os.path.join(at, name), root).replace(os.sep, "/")
-                for at, _, names in os.walk(each)
-                for name in names
-                if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-            ]
-            if paths:
-                classes[each.name] = sorted(paths)
+        if each.name.startswith("."):
+            continue
+        if not each.is_dir():
+            ignored.add_file(each, outside=True)
+            continue
+        paths = []
+        for at, _, names in os.walk(each):
+            for name in names:
+                file = os.path.join(at, name)
+                if name.startswith("."):
+                    continue
+                if name.lower().endswith(EXTENSIONS):
+                    paths.append(os.path.relpath(file, root).replace(os.sep, "/"))
+                else:
+                    ignored.add_file(Path(file))
+        if paths:
+            classes[each.name] = sorted(paths)
+        else:
+            ignored.folders.append(each)
     return classes
 
 
@@ -108,4 +181,4 @@ def _split_catalog(
     paths = [path for each in classes.values() for path in each]
     labels = [index[name] for name, each in classes.items() for _ in each]
     rows = np.arange(len(paths), dtype=np.int32)
-    return build_split(paths, labels, rows, list_sizes(root, paths), shuffle_seed=shuffle_seed)
+    return build_split(paths, labels, rows, list_states(root, paths), shuffle_seed=shuffle_seed)

@@ -7,6 +7,7 @@ depend on which Pillow is installed; Pillow, or Pillow-SIMD where there is one, 
 from __future__ import annotations
 
 import io
+import threading
 import zlib
 from dataclasses import dataclass
 from typing import Literal
@@ -26,10 +27,14 @@ Store = Literal["jpeg", "raw"]
 Subsampling = Literal["420", "422", "444"]
 How = Literal["passed_through", "resized", "converted"]
 Pixels = npt.NDArray[np.uint8]
+Moment = tuple[float, float, float]
 
 # A file that does not decode gets a reason of ours; OpenCV would print one too.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
+_scratch = threading.local()
+
+JPEG_START = b"\xff\xd8\xff"
 REDUCING_GAP = 2  # decode at no less than twice the target: what Pillow's thumbnail() uses
 
 
@@ -93,9 +98,9 @@ class StoredImage:
     height: int
     how: How
     original: Original
-    mean: tuple[float, float, float]
+    mean: Moment
     """Of each RGB channel, in [0, 1]."""
-    mean_square: tuple[float, float, float]
+    mean_square: Moment
 
 
 def store_image(data: bytes, options: ImageOptions, store: Store = "jpeg") -> StoredImage:
@@ -114,21 +119,21 @@ def store_image(data: bytes, options: ImageOptions, store: Store = "jpeg") -> St
     """
     if not data:
         raise RejectedImage("empty file")
-    is_jpeg = data[:3] == b"\xff\xd8\xff"
-    width, height = imagesize.get(io.BytesIO(data))
-    if width <= 0 or height <= 0:
-        raise RejectedImage("damaged JPEG header" if is_jpeg else "not an image")
-    if width * height > options.max_pixels:
-        raise RejectedImage(f"too large: more than {options.max_pixels} pixels")
     passable, quality = False, None
-    if is_jpeg:
+    if data.startswith(JPEG_START):
         header = read_jpeg_header(data)
+        width, height = header.width, header.height
+        _refuse_bomb(width, height, options)
         rgb = _decode_jpeg(data, header, min_short_side=REDUCING_GAP * options.short_side)
         passable, quality = header.passable, header.quality
         rgb = _upright(rgb, header.orientation)
     else:
+        width, height = imagesize.get(io.BytesIO(data))
+        if width <= 0 or height <= 0:
+            raise RejectedImage("not an image")
+        _refuse_bomb(width, height, options)
         rgb = _decode_other(data)  # OpenCV applies EXIF here itself
-    if (rgb.shape[1] > rgb.shape[0]) != (width > height):  # imagesize 2 heeds EXIF, 1 does not
+    if (rgb.shape[1] > rgb.shape[0]) != (width > height):  # turned upright
         width, height = height, width
     original = Original(width=width, height=height, jpeg_quality=quality)
     scale = options.scale(rgb.shape[1], rgb.shape[0])
@@ -144,6 +149,11 @@ def store_image(data: bytes, options: ImageOptions, store: Store = "jpeg") -> St
         rgb, quality=options.quality, colorspace="RGB", colorsubsampling=options.subsampling
     )
     return _stored(rgb, payload, "jpg", how, original)
+
+
+def _refuse_bomb(width: int, height: int, options: ImageOptions) -> None:
+    if width * height > options.max_pixels:
+        raise RejectedImage(f"too large: more than {options.max_pixels} pixels")
 
 
 def _decode_jpeg(data: bytes, header: JpegHeader, min_short_side: int) -> Pixels:
@@ -196,8 +206,7 @@ def _resize(rgb: Pixels, scale: float) -> Pixels:
 def _stored(
     rgb: Pixels, payload: bytes, extension: Literal["jpg", "npy"], how: How, original: Original
 ) -> StoredImage:
-    mean, std = (each.ravel() / 255 for each in cv2.meanStdDev(rgb))
-    square = mean**2 + std**2
+    mean, mean_square = _moments(rgb)
     return StoredImage(
         payload=payload,
         extension=extension,
@@ -205,6 +214,22 @@ def _stored(
         height=rgb.shape[0],
         how=how,
         original=original,
-        mean=(float(mean[0]), float(mean[1]), float(mean[2])),
-        mean_square=(float(square[0]), float(square[1]), float(square[2])),
+        mean=mean,
+        mean_square=mean_square,
     )
+
+
+def _moments(rgb: Pixels) -> tuple[Moment, Moment]:
+    """Mean and mean square of each channel, in [0, 1].
+
+    Of separate planes, kept from image to image: twice as fast as ``cv2.meanStdDev``.
+    """
+    pixels = rgb.shape[0] * rgb.shape[1]
+    if pixels > getattr(_scratch, "pixels", 0):
+        _scratch.planes = np.empty((3, 1, pixels), np.uint8)
+        _scratch.pixels = pixels
+    planes = [plane[:, :pixels] for plane in _scratch.planes]
+    cv2.split(rgb.reshape(1, pixels, 3), planes)
+    sums = [cv2.norm(plane, cv2.NORM_L1) / (pixels * 255) for plane in planes]
+    squares = [cv2.norm(plane, cv2.NORM_L2SQR) / (pixels * 255**2) for plane in planes]
+    return (sums[0], sums[1], sums[2]), (squares[0], squares[1], squares[2])

@@ -6,15 +6,18 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from preprocess.image import ImageOptions
 from shards.errors import UserError
-from shards.format import SPLITS
 from shards.machine import allowed_cores
+from shards.rejects import max_rejected_option
 from shards.settings import refuse_code_folder, require_path
+from shards.user_paths import USER_PATH, require_output_folder
+
+if TYPE_CHECKING:
+    from preprocess.image import ImageOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +28,8 @@ class PackOptions:
     image: ImageOptions
     workers: int
     seed: int
-    max_rejected: float
-    """Share of photographs that may be unusable, in [0, 1]."""
+    max_rejected: float | None
+    """Share of photographs that may be unusable, in [0, 1]; None where it is not given."""
     task: tuple[int, int] | None
     """The slice (i, n) to pack alone."""
     dask: str | None
@@ -38,10 +41,12 @@ class PackOptions:
         Raises:
             UserError: None is given, or it is unfit.
         """
+        from shards.format import MANIFEST_NAME
+
         out = require_path("shards_dir", self.out, "--out SHARDS")
         refuse_code_folder(out, "output folder")
-        if out.exists() and not out.is_dir():
-            raise UserError(f"{out} is a file, expected a folder for the shard set")
+        if not (out / MANIFEST_NAME).is_file():  # a finished set may lie on a read-only disk
+            require_output_folder(out, "the shard set")
         return out.absolute() if self.dask else out
 
 
@@ -75,6 +80,8 @@ def patterns_of(
     _context: click.Context, param: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, str]:
     """``train=a-*.tar`` -> ``{"a-*.tar": "train"}``."""
+    from shards.format import SPLITS
+
     patterns = {}
     for value in values:
         split, _, pattern = value.partition("=")
@@ -86,6 +93,13 @@ def patterns_of(
     return patterns
 
 
+def address_of(_context: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A scheduler's address, if any; ``""`` is none, and not the wish to pack here."""
+    if value is not None and not value.strip():
+        raise click.BadParameter("the address is empty", param=param)
+    return value
+
+
 def _probability(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
@@ -94,7 +108,7 @@ def _probability(text: str) -> float:
 
 
 _OPTIONS = (
-    click.option("--out", type=click.Path(path_type=Path), help="Folder for the shard set."),
+    click.option("--out", type=USER_PATH, help="Folder for the shard set."),
     click.option(
         "--store",
         "raw_share",
@@ -128,12 +142,7 @@ _OPTIONS = (
         type=click.IntRange(0, 2**63 - 1),
         help="Of the stored order, and of a split made here.",
     ),
-    click.option(
-        "--max-rejected",
-        default=1.0,
-        type=click.FloatRange(0, 100),
-        help="Percentage of photographs that may be unusable.",
-    ),
+    max_rejected_option,
     click.option(
         "--task",
         callback=slice_of,
@@ -141,7 +150,10 @@ _OPTIONS = (
         help="Pack slice I of N (0 to N-1) alone; `python -m shards merge` then publishes.",
     ),
     click.option(
-        "--dask", metavar="ADDRESS", help="Pack on this Dask cluster: tcp://scheduler:8786."
+        "--dask",
+        callback=address_of,
+        metavar="ADDRESS",
+        help="Pack on this Dask cluster: tcp://scheduler:8786.",
     ),
 )
 
@@ -160,11 +172,13 @@ def pack_options(function: Callable[..., None]) -> Callable[..., None]:
         subsampling: Any,
         workers: int | None,
         seed: int,
-        max_rejected: float,
+        max_rejected: float | None,
         task: tuple[int, int] | None,
         dask: str | None,
         **others: Any,
     ) -> None:
+        from preprocess.image import ImageOptions
+
         try:
             image = ImageOptions(
                 raw_share=raw_share,
@@ -181,7 +195,7 @@ def pack_options(function: Callable[..., None]) -> Callable[..., None]:
                 image=image,
                 workers=workers or allowed_cores(),
                 seed=seed,
-                max_rejected=max_rejected / 100,
+                max_rejected=max_rejected,
                 task=task,
                 dask=dask,
             ),

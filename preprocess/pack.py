@@ -6,7 +6,8 @@ shards behind, and the next run goes on from them. The manifest is written last.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import PIL
 import simplejpeg
 
@@ -21,9 +23,11 @@ from preprocess.catalog import Catalog
 from preprocess.image import ImageOptions
 from preprocess.shard_task import UNREAD, ShardTask, pack_shard, shard_tasks
 from shards.commands import describe_os_error
-from shards.errors import JobError
+from shards.errors import JobError, UserError
 from shards.format import MANIFEST_NAME, WORK_NAME, FileInfo, Manifest, index_name, shard_name
-from shards.job import Job, JobSplit, drop_work, finish_job, open_job
+from shards.job import Job, JobSplit, drop_work, hold_work, open_job
+from shards.merge import finish_job
+from shards.photo_times import TIMES_NAME, read_times, write_times
 from shards.shard_report import ShardReport, is_whole
 
 OnProgress = Callable[[ShardTask, ShardReport, bool], None]
@@ -34,6 +38,8 @@ GROWTH = 1.5
 ROOM_FACTOR = 1.05
 """Tar headers, labels and tables, on top of the photographs themselves."""
 
+SHOWN = 3
+
 
 def pack(
     catalog: Catalog,
@@ -41,7 +47,7 @@ def pack(
     options: ImageOptions,
     executor: Executor,
     *,
-    max_rejected: float = 0.01,
+    max_rejected: float | None = None,
     on_progress: OnProgress = lambda task, report, new: None,
 ) -> Manifest:
     """Pack a catalogue into ``out``, going on where an earlier run stopped.
@@ -51,11 +57,12 @@ def pack(
         out: Folder for the set; created where it is missing.
         options: How to store photographs.
         executor: Runs :func:`pack_shard`; any ``concurrent.futures`` executor that shares the disk.
-        max_rejected: Largest share of photographs that may be left out.
+        max_rejected: Largest share of photographs that may be left out; None for a little
+            (:func:`~shards.rejects.num_allowed`).
         on_progress: Hears of each shard.
 
     Raises:
-        UserError: ``out`` holds something else.
+        UserError: ``out`` holds something else, or what other photographs were packed into.
         JobError: Too many photographs were rejected, or a worker failed; nothing is published.
     """
     tasks = list(shard_tasks(catalog, out, options))
@@ -63,8 +70,8 @@ def pack(
     if (out / MANIFEST_NAME).exists():
         manifest = Manifest.read(out)
         job.refuse_difference(Job.of_manifest(manifest), out)
+        _refuse_changed(catalog, out)
         _restore(tasks, manifest, executor, on_progress)
-        drop_work(out)  # also of a run that was killed between its last two steps
         return manifest
     with open_job(out, job, _job_splits(catalog)):
         _run(tasks, executor, on_progress)
@@ -82,16 +89,17 @@ def pack_slice(
 ) -> None:
     """Make slice ``i`` of ``n`` (``part``), every n-th shard, beside others on the same set.
 
-    ``shards.job.finish_job`` publishes the set once all slices are there.
+    ``shards.merge.merge`` publishes the set once all slices are there.
 
     Raises:
-        UserError: ``out`` holds something else.
+        UserError: ``out`` holds something else, or what other photographs were packed into.
         JobError: A worker failed.
     """
     tasks = list(shard_tasks(catalog, out, options))
     job = describe_job(catalog, options, tasks)
     if (out / MANIFEST_NAME).exists():
         job.refuse_difference(Job.of_manifest(Manifest.read(out)), out)
+        _refuse_changed(catalog, out)
         return
     with open_job(out, job, _job_splits(catalog), alone=False):
         index, count = part
@@ -139,6 +147,53 @@ def _job_splits(catalog: Catalog) -> dict[str, JobSplit]:
     }
 
 
+def changed_photos(catalog: Catalog, out: Path, options: ImageOptions) -> list[str]:
+    """Photographs of finished shards that were modified since: those shards are made again."""
+    changed = []
+    for task in shard_tasks(catalog, out, options):
+        report = ShardReport.read(out, task.split, task.shard)
+        if report is not None:
+            changed += _differing(task.paths, report.times, task.times)
+    return changed
+
+
+def _differing(
+    paths: list[str], noted: npt.NDArray[np.int64], found: npt.NDArray[np.int64]
+) -> list[str]:
+    if len(noted) != len(found):
+        return paths
+    return [paths[at] for at in np.flatnonzero(noted != found)]
+
+
+def _refuse_changed(catalog: Catalog, out: Path) -> None:
+    """Raise :class:`UserError` naming photographs that were modified since a set was published."""
+    noted = read_times(out)
+    if noted is None:
+        with contextlib.suppress(OSError):  # a set may lie where nobody may write
+            write_times(out, {name: split.times for name, split in catalog.splits.items()})
+        return
+    changed = [
+        path
+        for name, split in catalog.splits.items()
+        for path in _differing(split.paths, noted.get(name, np.empty(0, np.int64)), split.times)
+    ]
+    if changed:
+        raise UserError(
+            f"{shown(changed)} modified since {out} was packed; if the pictures changed, remove "
+            f"{out} and pack again; if only their times did, as in copying, delete "
+            f"{out / TIMES_NAME} and run the same command again"
+        )
+
+
+def shown(paths: list[str]) -> str:
+    """``'a.jpg', 'b.jpg' and 7 more photographs were``: for messages."""
+    names = ", ".join(map(repr, paths[:SHOWN]))
+    more = len(paths) - SHOWN
+    if more > 0:
+        return f"{names} and {more:,} more photographs were"
+    return f"{names} {'was' if len(paths) == 1 else 'were'}"
+
+
 def _restore(
     tasks: list[ShardTask], manifest: Manifest, executor: Executor, on_progress: OnProgress
 ) -> None:
@@ -152,22 +207,22 @@ def _restore(
     shard_files = {name for _, files in wanted for name in files}
     for name, info in manifest.files.items():
         if name not in shard_files and not is_whole(out, {name: info}):
-            raise JobError(
-                f"{out / name} is missing or damaged; delete {out / MANIFEST_NAME} as well and "
-                "pack again"
-            )
+            raise JobError(f"{out / name} is missing or damaged; remove {out} and pack again")
     lost = [(task, files) for task, files in wanted if not is_whole(out, files)]
-    if not lost:
+    work = out / WORK_NAME
+    if not lost and not work.exists():
         return
-    (out / WORK_NAME).mkdir(exist_ok=True)
-    _run([task for task, _ in lost], executor, on_progress)
-    for task, files in lost:
-        report = ShardReport.read(out, task.split, task.shard)
-        if report is None or report.files != files:
-            raise JobError(
-                f"{shard_name(task.split, task.shard)} came out differently than before: its "
-                f"photographs changed; remove {out} and pack again"
-            )
+    work.mkdir(exist_ok=True)
+    with hold_work(out):
+        _run([task for task, _ in lost], executor, on_progress)
+        for task, files in lost:
+            report = ShardReport.read(out, task.split, task.shard)
+            if report is None or report.files != files:
+                raise JobError(
+                    f"{shard_name(task.split, task.shard)} came out differently than before: its "
+                    f"photographs changed; remove {out} and pack again"
+                )
+        drop_work(out)  # also of a run that was killed between its last two steps
 
 
 def _files_of(task: ShardTask, manifest: Manifest) -> dict[str, FileInfo]:
@@ -186,28 +241,39 @@ def _run(
     for task in tasks:
         report = ShardReport.read(task.out, task.split, task.shard)
         # What the disk did not give last time it may give now.
-        if report is None or any(reason in UNREAD for _, reason in report.rejected):
+        if (
+            report is None
+            or not np.array_equal(report.times, task.times)
+            or any(reason in UNREAD for _, reason in report.rejected)
+        ):
             todo.append(task)
         else:
             on_progress(task, report, False)
-    running: dict[Future[ShardReport], ShardTask] = {
-        executor.submit(pack_shard, task): task for task in todo
-    }
+    running: dict[Future[ShardReport], ShardTask] = {}
     try:
+        for task in todo:
+            running[executor.submit(pack_shard, task)] = task
         while running:
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 on_progress(running.pop(future), future.result(), True)
     except BrokenProcessPool:
+        # What waits fails by itself; a future cancelled meanwhile would trip the pool's own thread.
         raise JobError(
             "a packing process was killed, perhaps for want of memory; the finished shards are "
             "kept: run the same command again, with fewer --workers if it happens again"
         ) from None
     except OSError as error:
+        _cancel(running)
         raise JobError(
             f"packing stopped: {describe_os_error(error)}; the finished shards are kept: mend it "
             "and run the same command again"
         ) from None
-    finally:
-        for future in running:
-            future.cancel()
+    except BaseException:
+        _cancel(running)
+        raise
+
+
+def _cancel(futures: Iterable[Future[ShardReport]]) -> None:
+    for future in futures:
+        future.cancel()

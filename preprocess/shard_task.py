@@ -48,6 +48,7 @@ def shard_tasks(catalog: Catalog, out: Path, options: ImageOptions) -> Iterator[
                 paths=paths,
                 labels=split.labels[part].tolist(),
                 repeats=split.repeats[part].tolist(),
+                times=split.times[part],
                 options=options,
                 origins={path: catalog.origins[path] for path in paths if path in catalog.origins},
                 excluded={path: excluded[path] for path in paths if path in excluded},
@@ -75,6 +76,8 @@ class ShardTask:
     paths: list[str]
     labels: list[int]
     repeats: list[int]
+    times: npt.NDArray[np.int64]
+    """``(files,)`` when each photograph was last modified, as found when the catalogue was read."""
     options: ImageOptions
     origins: dict[str, Origin] = field(default_factory=dict)
     """As in the catalogue, of these paths."""
@@ -131,6 +134,7 @@ def pack_shard(task: ShardTask) -> ShardReport:
         stored=dict(stored),
         rejected=rejected,
         bytes_read=bytes_read,
+        times=task.times,
         moments=moments,
         originals=dict(originals),
         sources=dict(sources),

@@ -1,23 +1,21 @@
-"""``python -m shards``: look into a shard set, check it, publish a merged one."""
+"""``python -m shards``: look into a shard set, check it, publish a merged one.
+
+Each command imports what it runs, so that all start at once.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import click
-import numpy as np
 
 from shards.commands import HELP, run
 from shards.errors import JobError, UserError, unknown_name
-from shards.format import Manifest, key_name
-from shards.job import finish_job
 from shards.machine import allowed_cores, human_bytes
-from shards.progress import Progress
-from shards.reader import ShardSet
+from shards.rejects import max_rejected_option
 from shards.settings import require_path
-from shards.verify import verify
+from shards.user_paths import USER_PATH
 
 
 @click.group(context_settings=HELP)
@@ -26,22 +24,33 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("shards", type=click.Path(path_type=Path), required=False)
+@click.argument("shards", type=USER_PATH, required=False)
 def info(shards: Path | None) -> None:
-    """Show what SHARDS holds: splits, classes, sizes, repetition, how it was made."""
+    """Show what SHARDS holds, and how it was made.
+
+    Splits, classes, sizes, repetition; what became of the photographs; options and versions.
+    """
+    from shards.describe import describe
+    from shards.reader import ShardSet
+
     directory = require_path("shards_dir", shards, "SHARDS")
     click.echo(describe(directory, ShardSet(directory).manifest))
 
 
 @main.command(name="verify")
-@click.argument("shards", type=click.Path(path_type=Path), required=False)
+@click.argument("shards", type=USER_PATH, required=False)
 @click.option("--decode", is_flag=True, help="Also decode every image, strictly.")
 @click.option("--threads", type=click.IntRange(1), help="At work at a time.  [allowed cores]")
 def verify_command(shards: Path | None, decode: bool, threads: int | None) -> None:
-    """Check SHARDS against its manifest: every file, every table, and with --decode every image.
+    """Check SHARDS against its manifest.
 
-    Exit code 1 if anything is wrong; says which file to delete, and packing again restores it.
+    Every file, every table, and with --decode every image. Exit code 1 if anything is wrong; says
+    which file to delete, and packing again restores it.
     """
+    from shards.progress import Progress
+    from shards.reader import ShardSet
+    from shards.verify import verify
+
     directory = require_path("shards_dir", shards, "SHARDS")
     shard_set = ShardSet(directory)
     total = sum(info.bytes for info in shard_set.manifest.files.values())
@@ -62,11 +71,17 @@ def verify_command(shards: Path | None, decode: bool, threads: int | None) -> No
 
 
 @main.command(name="ls")
-@click.argument("shards", type=click.Path(path_type=Path), required=False)
+@click.argument("shards", type=USER_PATH, required=False)
 @click.option("--split", default="train", help="Which split.")
 @click.option("--label", help="Only this class.")
 def ls_command(shards: Path | None, split: str, label: str | None) -> None:
-    """List the samples of a split: key, class, repeats, size, source path."""
+    """List the samples of a split.
+
+    A line each: key, size, repeats, class, source path.
+    """
+    from shards.format import key_name
+    from shards.reader import ShardSet
+
     directory = require_path("shards_dir", shards, "SHARDS")
     shard_set = ShardSet(directory)
     names = shard_set.manifest.class_names
@@ -83,11 +98,19 @@ def ls_command(shards: Path | None, split: str, label: str | None) -> None:
 
 
 @main.command(name="cat")
-@click.argument("shards", type=click.Path(path_type=Path))
+@click.argument("shards", type=USER_PATH)
 @click.argument("key", type=int)
 @click.option("--split", default="train", help="Which split.")
 def cat_command(shards: Path, key: int, split: str) -> None:
-    """Write the stored image of KEY to standard output: `... cat SHARDS 42 > 42.jpg`."""
+    """Write the stored image of KEY to standard output.
+
+    Such as `python -m shards cat SHARDS 42 > 42.jpg`.
+    """
+    import numpy as np
+
+    from shards.format import key_name
+    from shards.reader import ShardSet
+
     with ShardSet(shards).split(split, verify="always") as opened:
         found = np.flatnonzero(opened.samples["key"] == key)
         if not len(found):
@@ -99,52 +122,17 @@ def cat_command(shards: Path, key: int, split: str) -> None:
 
 
 @main.command(name="merge")
-@click.argument("shards", type=click.Path(path_type=Path))
-@click.option(
-    "--max-rejected",
-    default=1.0,
-    type=click.FloatRange(0, 100),
-    help="Percentage of photographs that may be unusable.",
-)
-def merge_command(shards: Path, max_rejected: float) -> None:
-    """Publish SHARDS once all slices of `python -m preprocess --task I/N` are packed."""
-    click.echo(describe(shards, finish_job(shards, max_rejected / 100)))
+@click.argument("shards", type=USER_PATH)
+@max_rejected_option
+def merge_command(shards: Path, max_rejected: float | None) -> None:
+    """Publish SHARDS once all its slices are packed.
 
+    That is, after `python -m preprocess --task I/N` for every I.
+    """
+    from shards.describe import describe
+    from shards.merge import merge
 
-def describe(directory: Path, manifest: Manifest) -> str:
-    """The table that ``info`` prints."""
-    lines = [f"{directory}: {manifest.num_classes} classes, format {manifest.format_version}"]
-    lines.append(
-        f"{'split':<8}{'rows':>10}{'files':>9}{'rows/file':>11}{'samples':>9}{'rejected':>10}"
-        f"{'shards':>8}{'size':>11}"
-    )
-    lines += [
-        f"{name:<8}{each.rows:>10,}{each.files:>9,}{each.repetition:>11.2f}{each.samples:>9,}"
-        f"{each.files - each.samples:>10,}{each.shards:>8}{human_bytes(each.bytes):>11}"
-        for name, each in manifest.splits.items()
-    ]
-    lines.append("stored    " + _pairs(manifest.stored))
-    if manifest.rejected:
-        lines.append("rejected  " + _pairs(manifest.rejected) + " (see rejected.csv)")
-    lines += [
-        f"pixels    {plan}: mean ({_triple(each.mean)}), std ({_triple(each.std)})"
-        for plan, each in manifest.pixels.items()
-    ]
-    if manifest.originals:
-        lines.append("originals " + _pairs(manifest.originals))
-    if manifest.sources:
-        lines.append("added     " + _pairs(manifest.sources))
-    lines.append("options   " + _pairs(manifest.options))
-    lines.append("versions  " + _pairs(manifest.versions))
-    return "\n".join(lines)
-
-
-def _pairs(mapping: Mapping[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in mapping.items())
-
-
-def _triple(values: tuple[float, float, float]) -> str:
-    return ", ".join(f"{value:.4f}" for value in values)
+    click.echo(describe(shards, merge(shards, max_rejected)))
 
 
 if __name__ == "__main__":

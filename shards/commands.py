@@ -6,8 +6,10 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -18,6 +20,20 @@ from shards.errors import Interrupted
 HELP = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 """``context_settings`` of every command: defaults are always shown."""
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+AGAIN_S = 0.01
+
+
+class _Stop(KeyboardInterrupt):
+    """Raised in the main thread by the first SIGINT or SIGTERM.
+
+    No library swallows it, as ``except Exception`` would an :class:`Interrupted`.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.exit_code = 128 + signum
+
 
 def run(command: click.Command, prog_name: str) -> NoReturn:
     """Run a click command and end the process.
@@ -27,34 +43,43 @@ def run(command: click.Command, prog_name: str) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file name need not be printable
             stream.reconfigure(errors="backslashreplace")
+    sys.unraisablehook = _stop_again
+    for each in STOP_SIGNALS:
+        signal.signal(each, _raise_stop)
+    code = _exit_code_of(command, prog_name)
+    _ignore_signals()  # nothing tears apart how the interpreter ends
+    sys.exit(code)
+
+
+def _exit_code_of(command: click.Command, prog_name: str) -> int:
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # held since the program began
         # Not command.main(): it turns a closed pipe into a silent exit code 1.
         with command.make_context(prog_name, sys.argv[1:]) as context:
             command.invoke(context)
         sys.stdout.flush()  # a closed pipe shows here rather than at interpreter shutdown
-        code = 0
+        return 0
     except click.exceptions.Exit as leave:  # --help
-        code = leave.exit_code
+        return leave.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        code = error.exit_code
+        return error.exit_code
     except click.UsageError as error:
         click.echo(f"error: {error.format_message()} (see {prog_name} --help)", err=True)
-        code = error.exit_code
+        return error.exit_code
     except click.ClickException as error:
         error.show()
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt) as stop:
         click.echo("interrupted", err=True)
-        code = 130
+        return stop.exit_code if isinstance(stop, _Stop) else 130
     except BrokenPipeError:
         # The reader went away (`... | head`): normal, and nothing more may be written there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        return 0
     except OSError as error:
         click.echo(f"error: {describe_os_error(error)}", err=True)
-        code = 1
-    sys.exit(code)
+        return 1
 
 
 def describe_os_error(error: OSError) -> str:
@@ -70,17 +95,68 @@ def stop_on_signals(message: str) -> Iterator[None]:
     ``message`` says how to go on. A second signal while unwinding is ignored, so that clean-up
     which takes a second is not torn apart by an impatient Ctrl-C.
     """
-
-    def stop(signum: int, _frame: FrameType | None) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)
-        raise Interrupted(message, exit_code=128 + signum)
-
     before: dict[signal.Signals, Any] = {
-        each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)
+        each: signal.signal(each, _raise_stop) for each in STOP_SIGNALS
     }
     try:
         yield
+    except _Stop as stop:
+        raise Interrupted(message, exit_code=stop.exit_code) from None
     finally:
         for each, handler in before.items():
-            signal.signal(each, handler)
+            if handler is not _raise_stop:  # else what is further out deals with it, when it ends
+                signal.signal(each, handler)
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Keep signals for later, and for ever in every process that is started meanwhile.
+
+    For the main thread, within :func:`run` or :func:`stop_on_signals`.
+    """
+    # What this thread blocks its children inherit; the kernel may hand the signal to another one.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    _held.holding = True
+    try:
+        yield
+    finally:
+        _held.holding = False
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if _held.signum is not None:
+            signum, _held.signum = _held.signum, None
+            _raise_stop(signum, None)
+
+
+@dataclass
+class _Held:
+    """Whether signals wait, and the one that does."""
+
+    holding: bool = False
+    signum: int | None = None
+
+
+_held = _Held()
+
+
+def _raise_stop(signum: int, _frame: FrameType | None) -> None:
+    if _held.holding:
+        _held.signum = signum
+        return
+    _ignore_signals()
+    raise _Stop(signum)
+
+
+def _ignore_signals() -> None:
+    for each in STOP_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+
+
+def _stop_again(lost: Any) -> None:
+    """Ask once more for a stop that fell into a destructor or a callback, where Python drops it."""
+    if not isinstance(lost.exc_value, _Stop):
+        sys.__unraisablehook__(lost)
+        return
+    for each in STOP_SIGNALS:
+        signal.signal(each, _raise_stop)
+    signum = lost.exc_value.exit_code - 128
+    threading.Timer(AGAIN_S, os.kill, (os.getpid(), signum)).start()

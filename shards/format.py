@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from shards.errors import ShardError
+from shards.sealed_json import digest, parse_object, seal, unseal
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "val", "test")
@@ -138,8 +137,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Canonical text: the same content gives the same bytes. Carries its own SHA-256."""
-        content = dataclasses.asdict(self)
-        return _dump(content | {"sha256": _digest(content)})
+        return seal(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str, where: Path) -> Manifest:
@@ -149,17 +147,19 @@ class Manifest:
             ShardError: Not JSON, another format version, or changed since it was written.
         """
         try:
-            content = json.loads(text)
+            content = parse_object(text)
             version = content["format_version"]
-        except (ValueError, KeyError, TypeError):
-            raise ShardError(f"{where} is damaged: not a manifest; pack the set again") from None
+        except (ValueError, KeyError):
+            raise _damaged(where, "not a manifest") from None
         if version != FORMAT_VERSION:
             raise ShardError(
                 f"{where} has format version {version!r}, this hyphae reads {FORMAT_VERSION}; "
                 "pack the photographs again, or use the hyphae that wrote it"
             )
-        if content.pop("sha256", None) != _digest(content):
-            raise ShardError(f"{where} is damaged: its sha256 does not match its content")
+        try:
+            content = unseal(content)
+        except ValueError as error:
+            raise _damaged(where, str(error)) from None
         return cls(
             **content
             | {
@@ -200,12 +200,9 @@ class Manifest:
 
 def fingerprint(options: dict[str, Any], source: dict[str, Any], versions: dict[str, str]) -> str:
     """SHA-256 over everything that decides the bytes of a set."""
-    return _digest({"options": options, "source": source, "versions": versions})
+    return digest({"options": options, "source": source, "versions": versions})
 
 
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(_dump(content).encode()).hexdigest()
-
-
-def _dump(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=1, sort_keys=True) + "\n"
+def _damaged(manifest: Path, what: str) -> ShardError:
+    remedy = f"remove {manifest.parent} and pack again"
+    return ShardError(f"{manifest} is damaged: {what}; {remedy}")

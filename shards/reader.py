@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import mmap
 import tarfile
 import threading
 import zlib
+from array import array
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, cast
@@ -26,14 +27,19 @@ from shards.format import (
     samples_name,
     shard_name,
 )
+from shards.sealed_json import parse_object
 
 Verify = Literal["always", "first", "never"]
 """When a sample's crc32 is checked: at every read, at its first read by this process, or never."""
 
 BLOCK = tarfile.BLOCKSIZE
 NPY_MAGIC = b"\x93NUMPY"
-NPY_HEAD_BYTES = 256
-"""More than the header of any array that is stored here."""
+NPY_PREFIX_BYTES = 10
+"""Magic, version and, in the last two, the length of the header that follows."""
+
+
+class SampleError(ShardError):
+    """One sample that is damaged or does not decode; the rest of its set is of use."""
 
 
 class ShardSet:
@@ -76,8 +82,13 @@ class Split:
                 f"{directory / samples_name(name)} has {len(self.samples)} samples, "
                 f"the manifest says {self.info.samples}; pack the set again"
             )
+        # Indexing these costs a tenth of a record's field, and every read does it.
+        self._shards, self._offsets, self._sizes = (
+            array("q", self.samples[field].astype(np.int64).tobytes())
+            for field in ("shard", "offset", "size")
+        )
         self._verify = verify
-        self._verified = np.zeros(len(self.samples), np.bool_)
+        self._verified = bytearray(len(self.samples))
         self._maps: dict[int, mmap.mmap] = {}
         self._lock = threading.Lock()
 
@@ -104,29 +115,46 @@ class Split:
         """The stored bytes of a sample, without a copy; valid while this object is open.
 
         Raises:
-            ShardError: The bytes do not match their crc32, or the shard is missing or cut short.
+            SampleError: The bytes do not match their crc32.
+            ShardError: The shard is missing or cut short.
         """
-        record = self.samples[sample]
-        start, size = int(record["offset"]), int(record["size"])
-        view = memoryview(self._map(int(record["shard"])))[start : start + size]
+        start, size = self._offsets[sample], self._sizes[sample]
+        view = memoryview(self._map(self._shards[sample]))[start : start + size]
         if self._verify == "never" or (self._verify == "first" and self._verified[sample]):
             return view
-        if len(view) != size or zlib.crc32(view) != record["crc32"]:
-            raise ShardError(
+        if len(view) != size or zlib.crc32(view) != self.samples["crc32"][sample]:
+            raise SampleError(
                 f"{self.describe(sample)} is damaged: crc32 does not match; delete "
                 f"{self.directory} and pack again, and check the disk"
             )
         self._verified[sample] = True
         return view
 
+    def place(self, sample: int) -> tuple[int, int, int]:
+        """Where the stored bytes of a sample lie: number of the shard, offset, size."""
+        return self._shards[sample], self._offsets[sample], self._sizes[sample]
+
     def metadata(self, sample: int) -> dict[str, Any]:
-        """The sample's ``.json``: at least ``path``, its source file."""
+        """The sample's ``.json``: at least ``path``, its source file.
+
+        Raises:
+            SampleError: It is damaged.
+            ShardError: The shard is missing or cut short.
+        """
         record = self.samples[sample]
         tar = self._map(int(record["shard"]))
         # Members lie in a fixed order: image, label, json; each is a header and padded data.
         header = _padded(int(record["offset"]) + int(record["size"])) + 2 * BLOCK
-        info = tarfile.TarInfo.frombuf(tar[header : header + BLOCK], "utf-8", "surrogateescape")
-        content: dict[str, Any] = json.loads(tar[header + BLOCK : header + BLOCK + info.size])
+        try:
+            info = tarfile.TarInfo.frombuf(tar[header : header + BLOCK], "utf-8", "surrogateescape")
+            content = parse_object(tar[header + BLOCK : header + BLOCK + info.size])
+            content["path"]  # what every one has
+        except (ValueError, KeyError, tarfile.TarError):
+            raise SampleError(
+                f"the .json of sample {key_name(int(record['key']))} of "
+                f"{self.directory / shard_name(self.name, int(record['shard']))} is damaged; delete "
+                "that shard and pack again, and check the disk"
+            ) from None
         return content
 
     def describe(self, sample: int) -> str:
@@ -135,7 +163,7 @@ class Split:
         tar = self.directory / shard_name(self.name, int(record["shard"]))
         try:
             source = self.metadata(sample)["path"]
-        except (ShardError, OSError, ValueError, KeyError, tarfile.TarError):
+        except (ShardError, OSError):
             source = "unknown"
         return f"sample {key_name(int(record['key']))} of {tar} (source {source})"
 
@@ -219,12 +247,20 @@ def view_array(payload: memoryview) -> npt.NDArray[np.uint8]:
         ValueError: It is another kind of array.
     """
     # np.load copies; the header is short and the data lie behind it as they are.
-    head = io.BytesIO(payload[:NPY_HEAD_BYTES])
-    np.lib.format.read_magic(head)
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
+    length = int.from_bytes(payload[NPY_PREFIX_BYTES - 2 : NPY_PREFIX_BYTES], "little")
+    shape, offset = _array_header(bytes(payload[: NPY_PREFIX_BYTES + length]))
+    return np.frombuffer(payload, np.uint8, offset=offset).reshape(shape)
+
+
+@lru_cache(maxsize=4096)
+def _array_header(head: bytes) -> tuple[tuple[int, int, int], int]:
+    """Shape of an array, and where its data begin; kept, because NumPy parses it as a program."""
+    file = io.BytesIO(head)
+    np.lib.format.read_magic(file)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     if fortran or dtype != np.uint8 or len(shape) != 3:
         raise ValueError(f"an array of {dtype} {shape}, expected uint8 (H, W, 3)")
-    return np.frombuffer(payload, np.uint8, offset=head.tell()).reshape(shape)
+    return shape, file.tell()
 
 
 def _padded(size: int) -> int:

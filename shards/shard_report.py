@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.format import SAMPLE_DTYPE, WORK_NAME, FileInfo
+from shards.sealed_json import parse_object, seal, unseal
 from shards.writer import write_file
 
 
@@ -26,6 +26,8 @@ class ShardReport:
     rejected: list[tuple[str, str]]
     """``(path, reason)``."""
     bytes_read: int
+    times: npt.NDArray[np.int64]
+    """``(files,)`` when each photograph was last modified [ns], those left out included."""
     moments: npt.NDArray[np.float64]
     """``(2, 2, 3)``: sums over images of (mean, mean square) of RGB, each image counted once and
     as often as the CSV names it."""
@@ -39,25 +41,27 @@ class ShardReport:
         """Leave the report in the work folder: from now on the shard counts as done."""
         content = asdict(self) | {
             "records": base64.b64encode(self.records.tobytes()).decode(),
+            "times": self.times.tolist(),
             "moments": self.moments.tolist(),
         }
-        write_file(report_path(directory, split, shard), json.dumps(content).encode())
+        write_file(report_path(directory, split, shard), seal(content).encode())
 
     @classmethod
     def read(cls, directory: Path, split: str, shard: int) -> ShardReport | None:
         """The report of a shard that is done and whole, else None."""
         try:
-            content = json.loads(report_path(directory, split, shard).read_bytes())
+            content = unseal(parse_object(report_path(directory, split, shard).read_bytes()))
             report = cls(
                 **content
                 | {
                     "records": np.frombuffer(base64.b64decode(content["records"]), SAMPLE_DTYPE),
                     "files": {name: FileInfo(**each) for name, each in content["files"].items()},
                     "rejected": [(path, reason) for path, reason in content["rejected"]],
+                    "times": np.array(content["times"], np.int64),
                     "moments": np.array(content["moments"]),
                 }
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return None
         return report if is_whole(directory, report.files) else None
 

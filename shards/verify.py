@@ -14,11 +14,12 @@ import simplejpeg
 
 from shards.errors import ShardError
 from shards.format import MANIFEST_NAME, FileInfo, shard_name
+from shards.photo_times import TIMES_NAME
 from shards.reader import ShardSet, Split, is_array, view_array
 
 READ_BYTES = 1 << 22
 SHOWN_SAMPLES = 3
-EXTRAS = (MANIFEST_NAME, "pack.log")
+EXTRAS = (MANIFEST_NAME, "pack.log", TIMES_NAME)
 """Files that a set may hold and the manifest does not list."""
 
 
@@ -140,4 +141,4 @@ def _names(split: Split, samples: list[int]) -> str:
 def _remedy(name: str) -> str:
     if name.endswith((".tar", ".idx")):
         return f"delete {name} and run the packing command again: it makes that shard anew"
-    return f"delete {name} and {MANIFEST_NAME}, and run the packing command again"
+    return "remove the folder and run the packing command again"

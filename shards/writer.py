@@ -71,12 +71,10 @@ def write_shard(directory: Path, split: str, shard: int, samples: Iterable[Sampl
     index_lines: list[str] = []
     tar_path = directory / shard_name(split, shard)
     with atomic_file(tar_path) as file:
-        hashing = _HashingFile(file)
-        # USTAR: no PAX records, whose extra blocks confuse DALI's index (NVIDIA/DALI#3640).
-        with tarfile.open(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
+        with _TarWriter(file) as tar:
             for sample in samples:
                 members = _members(sample)
-                offsets = [_add(tar, name, data) for name, data in members]
+                offsets = tar.add(members)
                 index_lines.append(
                     " ".join(
                         f"{name.partition('.')[2]} {offset} {len(data)} {name}"
@@ -103,7 +101,7 @@ def write_shard(directory: Path, split: str, shard: int, samples: Iterable[Sampl
     return WrittenShard(
         records=np.array(records, SAMPLE_DTYPE),
         files={
-            tar_path.name: FileInfo(bytes=hashing.size, sha256=hashing.sha256.hexdigest()),
+            tar_path.name: FileInfo(bytes=tar.size, sha256=tar.sha256.hexdigest()),
             index_name(split, shard): write_file(
                 directory / index_name(split, shard), index.encode()
             ),
@@ -180,16 +178,6 @@ def _members(sample: Sample) -> list[tuple[str, bytes]]:
     ]
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
-    """Append a member and return the offset of its data."""
-    info = tarfile.TarInfo(name)  # owner, group and time stay 0: same input, same bytes
-    info.size = len(data)
-    info.mode = 0o644
-    offset = tar.offset + BLOCK
-    tar.addfile(info, io.BytesIO(data))
-    return int(offset)
-
-
 def npy_bytes(table: npt.NDArray[Any]) -> bytes:
     """An array as the content of an ``.npy`` file."""
     buffer = io.BytesIO()
@@ -197,18 +185,71 @@ def npy_bytes(table: npt.NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-class _HashingFile:
-    """Passes writes on and hashes them: no second pass over a shard of 100 MB."""
+class _TarWriter:
+    """Members one after another, hashed as they pass: no second pass over a shard of 100 MB."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.sha256 = hashlib.sha256()
         self.size = 0
 
-    def write(self, data: bytes) -> int:
+    def add(self, members: list[tuple[str, bytes]]) -> list[int]:
+        """Append members and return the offset of the data of each."""
+        pieces: list[bytes] = []
+        offsets: list[int] = []
+        at = self.size
+        for name, data in members:
+            padding = -len(data) % BLOCK
+            pieces += (tar_header(name, len(data)), data, bytes(padding))
+            offsets.append(at + BLOCK)
+            at += BLOCK + len(data) + padding
+        self._write(b"".join(pieces))
+        return offsets
+
+    def __enter__(self) -> _TarWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Two empty blocks end a tar, which is filled up to whole records."""
+        if kind is None:
+            self._write(bytes(2 * BLOCK))
+            self._write(bytes(-self.size % tarfile.RECORDSIZE))
+
+    def _write(self, data: bytes) -> None:
         self.sha256.update(data)
         self.size += len(data)
-        return self._file.write(data)
+        self._file.write(data)
 
-    def tell(self) -> int:
-        return self.size
+
+def tar_header(name: str, size: int) -> bytes:
+    """The USTAR header of a file, as ``tarfile`` makes it, four times as fast.
+
+    Owner, group and time are 0: same input, same bytes. USTAR has no PAX records, whose extra
+    blocks confuse DALI's index (NVIDIA/DALI#3640).
+
+    Args:
+        name: ASCII, shorter than 100 characters.
+        size: Below 8 GiB.
+    """
+    encoded, digits = name.encode("ascii"), b"%011o" % size
+    header = bytearray(_HEADER)
+    header[: len(encoded)] = encoded
+    header[_SIZE] = digits
+    checksum = _HEADER_SUM + sum(encoded) + sum(digits)
+    header[_CHECKSUM] = b"%06o\0 " % checksum
+    return bytes(header)
+
+
+def _blank_header() -> bytearray:
+    """The header of a file without name, size and checksum: zeros, but blanks for the checksum."""
+    info = tarfile.TarInfo()
+    info.mode = 0o644
+    header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    header[_SIZE] = bytes(11)
+    header[_CHECKSUM] = b" " * 8  # counted as blanks (POSIX pax, "ustar Interchange Format")
+    return header
+
+
+_SIZE, _CHECKSUM = slice(124, 135), slice(148, 156)
+_HEADER = _blank_header()
+_HEADER_SUM = sum(_HEADER)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable
@@ -222,6 +223,19 @@ BAD: dict[str, tuple[dict[str, list[tuple[str, bytes]]], str]] = {
         {"train.tar": [("a.jpg", b"x")], "val.tar": sample("a", b"x", "0")},
         r"train: 1 samples have no label: train\.tar/a",
     ),
+    "a negative label": (
+        {"train.tar": sample("a", b"x", "-1") + sample("b", b"x", "0")},
+        r"train: 1 samples have a negative label \(often: unlabelled\): train\.tar/a",
+    ),
+    "a label beyond all classes": (
+        {"train.tar": sample("a", b"x", "100000"), "val.tar": sample("a", b"x", str(10**30))},
+        r"train: 1 samples have a label beyond 99,999: train\.tar/a\n"
+        r"  - val: 1 samples have a label beyond 99,999: val\.tar/a",
+    ),
+    "a number of 5,000 digits": (
+        {"train.tar": sample("a", b"x", "9" * 5000)},
+        r"train: 1 samples have a label of more than 1,000 characters: train\.tar/a",
+    ),
     "a key twice": (
         {
             "train.tar": sample("a", b"x", "0") + sample("b", b"x", "0") + sample("a", b"x", "0"),
@@ -262,6 +276,54 @@ def test_labels_must_be_among_the_names_given(foreign: Path, tmp_path: Path) -> 
     names = read_names(tmp_path / "names.txt")
     with pytest.raises(UserError, match=r"label 2 is beyond the 2 class names given"):
         adopt(foreign, tmp_path / "set", names=names)
+
+
+def test_the_largest_label_is_adopted_at_once_and_the_gaps_are_noted(
+    tmp_path: Path, image: MakeImage
+) -> None:
+    for split in ("train", "val"):
+        members = sample("a", image(), "0") + sample("b", image(), "99999")
+        write_tar(tmp_path / "a" / f"{split}.tar", members)
+    catalog = read_webdataset(tmp_path / "a", splits={}, class_names=None, seed=0)
+    assert catalog.splits["val"].labels.tolist() == [0, 99_999]
+    note = "99,998 of 100,000 classes have no photograph: 00001, 00002, 00003, ..."
+    assert catalog.notes[-1] == note
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", r"names\.txt holds no class names, expected one a line"),
+        ("\n \n", r"names\.txt holds no class names, expected one a line"),
+        ("a\nb\na\n", r"names\.txt gives a class name twice"),
+        ("\n".join(map(str, range(100_001))), r"has 100,001 lines, expected at most 100,000"),
+    ],
+)
+def test_class_names_are_checked(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_names(tmp_path / "names.txt")
+
+
+def test_json_that_is_nested_beyond_reason_is_left_behind(tmp_path: Path, image: MakeImage) -> None:
+    for split in ("train", "val"):
+        members = []
+        for depth in (50, *range(300, 1200, 20), 100_000):
+            text = "[" * depth + "]" * depth
+            members += [*sample(f"k{depth}", image(), "0"), (f"k{depth}.json", text.encode())]
+        write_tar(tmp_path / "a" / f"{split}.tar", members)
+    adopt(tmp_path / "a", tmp_path / "set")
+    with ShardSet(tmp_path / "set").split("val") as val:
+        kept = [val.metadata(at) for at in range(len(val))]
+    assert "json" in kept[0]
+    assert "json" not in kept[-1]
+
+
+def test_a_changed_tar_is_noticed_by_its_time(foreign: Path, tmp_path: Path) -> None:
+    adopt(foreign, tmp_path / "set")
+    os.utime(foreign / "val-0000.tar", (1, 1))
+    with pytest.raises(UserError, match=r"'val-0000\.tar/x0\.jpg', .* were modified since"):
+        adopt(foreign, tmp_path / "set")
 
 
 def test_the_command_adopts_and_a_second_run_has_nothing_to_do(

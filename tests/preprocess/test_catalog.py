@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocess.catalog import MISSING, Catalog, SplitCatalog, build_split, list_sizes
+from preprocess.catalog import MISSING, Catalog, FileState, SplitCatalog, build_split, list_states
 
 
 def make_split(rows: list[int], seed: int | None = 0, files: int = 5) -> SplitCatalog:
@@ -19,7 +19,7 @@ def make_split(rows: list[int], seed: int | None = 0, files: int = 5) -> SplitCa
         [f"class/{at}.jpg" for at in range(files)],
         [at % 2 for at in range(files)],
         np.array(rows, np.int32),
-        [100 + at for at in range(files)],
+        [FileState(100 + at, time=at) for at in range(files)],
         shuffle_seed=seed,
     )
 
@@ -86,11 +86,11 @@ def test_sizes_are_listed_and_what_is_no_file_is_missing(tmp_path: Path) -> None
     (tmp_path / "top.jpg").write_bytes(bytes(3))
     wanted = ["1.jpg", "empty.jpg", "linked.jpg", "broken.jpg", "folder.jpg", "2.jpg"]
     paths = [*(f"Boletus edulis/{name}" for name in wanted), "top.jpg", "No such/1.jpg"]
-    sizes = list_sizes(tmp_path, paths)
+    sizes = [state.size for state in list_states(tmp_path, paths)]
     assert sizes == [7, 0, 7, MISSING, MISSING, MISSING, 3, MISSING]
 
 
 def test_names_that_are_not_utf8_are_found(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.jpg")
     (tmp_path / name).write_bytes(bytes(5))
-    assert list_sizes(tmp_path, [name]) == [5]
+    assert list_states(tmp_path, [name])[0].size == 5

@@ -104,9 +104,32 @@ def test_foreign_and_hidden_files_are_skipped(tmp_path: Path) -> None:
     for name in ("a/notes.txt", "a/.hidden.jpg", "b/Thumbs.db", "README.md"):
         (data / name).write_text("x")
     (data / "empty").mkdir()
+    (data / "stray.jpg").write_text("x")
     catalog = read_catalog(data)
     assert catalog.class_names == ("a", "b")
     assert sum(map(len, catalog.splits.values())) == 8
+    assert catalog.notes[1:] == [
+        "not packed: 1 photographs outside of class folders (stray.jpg), 1 folders without "
+        "photographs of a class (empty), 3 files that are no photographs (README.md, a/notes.txt, "
+        "b/Thumbs.db)"
+    ]
+
+
+def test_what_lies_beside_the_split_folders_is_noted(tmp_path: Path) -> None:
+    data = make_folders(
+        tmp_path, {"train/a": 2, "train/b": 1, "val/a": 1, "test/b": 1, "more/c": 5, ".cache": 1}
+    )
+    for name in ("1.jpg", "2.jpg", "3.jpg", "4.jpg", "train/5.jpg"):
+        (data / name).write_text("x")
+    assert read_catalog(data).notes == [
+        "not packed: 5 photographs outside of class folders (1.jpg, 2.jpg, 3.jpg, ...), 1 folders "
+        "without photographs of a class (more)"
+    ]
+
+
+def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
+    data = make_folders(tmp_path, {"train/a": 2, "train/b": 1, "val/a": 1, "valid/b": 1})
+    assert problem(data) == f"{data} has both val/ and valid/ for val; put them together"
 
 
 @pytest.mark.parametrize("extension", [".JPG", ".jpeg", ".png", ".webp", ".TIF"])

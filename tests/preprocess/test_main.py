@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from preprocess.__main__ import main
+from preprocess.__main__ import audit_command, main
+from preprocess.copies import DEFAULT_THRESHOLD
 from shards import settings
 from shards.reader import ShardSet
 
@@ -72,6 +76,11 @@ def test_bad_data_is_refused_in_clear_words_and_leaves_nothing(
         (["--quality", "101"], r"error: JPEG quality must be 1 to 100, got 101"),
         (["--workers", "0"], r"error: Invalid value for '--workers': 0 is not in the range x>=1.*"),
         (["--max-rejected", "101"], r"error: Invalid value for '--max-rejected': 101.*"),
+        (["--max-rejected", "nan"], r"error: Invalid value for '--max-rejected': nan .*"),
+        (["--dask", ""], r"error: Invalid value for '--dask': the address is empty .*"),
+        (["--exclude", ""], r"error: Invalid value for '--exclude': the path is empty .*"),
+        (["--add", "/dev/null"], r"error: /dev/null is a pipe or a device, expected a file"),
+        (["--exclude", "/dev/null"], r"error: /dev/null is a pipe or a device, expected a file"),
         (["--shortside", "96"], r"error: No such option.*--short-side.*"),
     ],
 )
@@ -105,6 +114,45 @@ def test_an_output_below_a_file_is_refused(
     assert re.fullmatch(r"error: [^\n]*file[^\n]*\n", done.stderr), done.stderr
 
 
+@pytest.mark.parametrize("data", ["", "photographs"])
+def test_an_empty_path_is_not_the_current_folder(
+    data: str, dataset_copy: Path, tmp_path: Path, run_command: Any
+) -> None:
+    done = run_command("preprocess", data, "--out", "set" if not data else "")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: [^\n]*: the path is empty [^\n]*\n", done.stderr), done.stderr
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("option", ["--add", "--exclude"])
+def test_a_pipe_given_for_a_file_is_refused_and_not_waited_for(
+    option: str, tiny_dataset: Path, tmp_path: Path, run_command: Any
+) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    arguments = ["--out", "set", option, "pipe.csv"]
+    done = run_command("preprocess", tiny_dataset, *arguments, timeout=30)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: pipe.csv is a pipe or a device, expected a file\n"
+
+
+@pytest.mark.parametrize("command", ["pack", "adopt", "audit", "demo-data"])
+def test_an_output_that_cannot_be_is_refused_before_the_work(
+    command: str, tiny_dataset: Path, tmp_path: Path, run_command: Any
+) -> None:
+    (tmp_path / "precious").write_text("x")
+    for out, what in (
+        ("precious", "error: precious is a file, expected a folder for "),
+        ("precious/below", f"error: {tmp_path}/precious is a file, expected a folder for "),
+        ("/proc/set", "error: cannot write to /proc/set: /proc takes no files ("),
+    ):
+        arguments = [out] if command == "demo-data" else [tiny_dataset, "--out", out]
+        done = run_command("preprocess", command, *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(what), done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert (tmp_path / "precious").read_text() == "x"
+
+
 def test_output_inside_a_code_folder_is_refused(tiny_dataset: Path, run_command: Any) -> None:
     target = REPO / "shards" / "packed"
     done = run_command("preprocess", tiny_dataset, "--out", target)
@@ -120,7 +168,7 @@ def test_output_inside_a_code_folder_is_refused(tiny_dataset: Path, run_command:
 def test_a_disk_too_full_is_refused_before_anything_is_written(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("preprocess.__main__.free_disk", lambda path: 1000)
+    monkeypatch.setattr("preprocess.pack_job.free_disk", lambda path: 1000)
     arguments = [str(tiny_dataset), "--out", str(tmp_path / "set"), "--short-side", "96"]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 2
@@ -145,11 +193,33 @@ def test_without_paths_one_line_names_the_three_ways(run_command: Any, tmp_path:
 def test_too_many_rejected_is_a_failed_job_that_publishes_nothing(
     gappy_dataset: Path, tmp_path: Path, run_command: Any
 ) -> None:
-    done = run_command("preprocess", gappy_dataset, "--out", tmp_path / "set", "--workers", "1")
+    arguments = ["--out", tmp_path / "set", "--workers", "1", "--max-rejected", "5"]
+    done = run_command("preprocess", gappy_dataset, *arguments)
     assert done.returncode == 1
     assert done.stderr.startswith("error: 2 of 36 photographs were rejected (1 ")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "set" / "manifest.json").exists()
+
+
+def test_one_bad_file_does_not_stop_a_small_set(
+    gappy_dataset: Path, tmp_path: Path, run_command: Any
+) -> None:
+    done = run_command("preprocess", gappy_dataset, "--out", tmp_path / "set", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert "  rejected 1: not an image\n" in done.stdout
+
+
+def test_copies_of_test_photographs_in_train_are_counted_in_the_summary(
+    dataset_copy: Path, tmp_path: Path, run_command: Any
+) -> None:
+    photos = dataset_copy / "merged_dataset" / "Boletus edulis"
+    for name in ("test 00.jpg", "val 01.jpg"):
+        shutil.copy(photos / "train 03.jpg", photos / name)
+    done = run_command("preprocess", dataset_copy, "--out", "set", "--workers", "1")
+    assert (
+        "leakage: 2 val and test photographs are in train, too, byte for byte; see "
+        '`python -m preprocess audit "set"`\n'
+    ) in done.stdout
 
 
 def test_packing_prints_what_repetition_and_resizing_did(
@@ -165,6 +235,7 @@ def test_packing_prints_what_repetition_and_resizing_did(
     assert "val 6 rows from 6 files, 0 rejected" in text
     assert "(1.50x less than packing every training row)" in text
     assert "photographs: 2.8% passed through, 97.2% resized, 0.0% rejected" in text
+    assert "leakage" not in text
     assert len((out / "pack.log").read_text().splitlines()) == 1
 
     again = run_command("preprocess", tiny_dataset, *arguments)
@@ -205,3 +276,28 @@ def test_help_shows_every_option_with_its_default(run_command: Any) -> None:
     assert done.returncode == 0
     for expected in ("--short-side", "440", "--quality", "90", "--max-rejected", "allowed cores"):
         assert expected in done.stdout
+
+
+@pytest.mark.parametrize("package", ["preprocess", "shards"])
+def test_the_list_of_commands_cuts_no_sentence(package: str, run_command: Any) -> None:
+    done = run_command(package, "--help", env={"COLUMNS": "80"})
+    commands = done.stdout.partition("Commands:\n")[2].splitlines()
+    assert len(commands) >= 4
+    assert all(line.endswith(".") and not line.endswith("...") for line in commands), done.stdout
+
+
+@pytest.mark.parametrize("package", ["preprocess", "shards"])
+def test_help_loads_nothing_heavy(package: str, command_environment: dict[str, str]) -> None:
+    # A worker process begins by importing the same module.
+    code = f"import sys, {package}.__main__; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=command_environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    heavy = {"numpy", "cv2", "PIL", "tqdm", "imagesize", "simplejpeg", "tarfile", "multiprocessing"}
+    assert not heavy & set(done.stdout.split())
+
+
+def test_the_threshold_shown_is_the_one_that_was_measured() -> None:
+    (threshold,) = (each for each in audit_command.params if each.name == "threshold")
+    assert threshold.default == DEFAULT_THRESHOLD

@@ -28,6 +28,7 @@ from preprocess.pack import codec_versions, expected_bytes, pack
 from preprocess.shard_task import shard_files, shard_tasks
 from shards.errors import JobError, UserError
 from shards.format import MANIFEST_NAME, WORK_NAME
+from shards.photo_times import TIMES_NAME
 from shards.reader import ShardSet
 
 SHORT_SIDE = 96  # that of pack_set
@@ -36,11 +37,11 @@ MANY = 300
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a set but the log of how it was made."""
+    """Every file of a set, without those that hold times."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != "pack.log"
+        if path.is_file() and path.name not in ("pack.log", TIMES_NAME)
     }
 
 
@@ -89,7 +90,7 @@ def test_the_set_is_byte_identical_when_photographs_lie_elsewhere(
 
 def test_a_finished_set_holds_no_work_and_nothing_unlisted(tiny_shards: Path) -> None:
     listed = set(ShardSet(tiny_shards).manifest.files)
-    assert {path.name for path in tiny_shards.iterdir()} == listed | {MANIFEST_NAME}
+    assert {path.name for path in tiny_shards.iterdir()} == listed | {MANIFEST_NAME, TIMES_NAME}
 
 
 def start_packing(

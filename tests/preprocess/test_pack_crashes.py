@@ -25,6 +25,7 @@ from shards.reader import ShardSet
 from shards.verify import verify
 
 KILLS = 20
+BESIDE_THE_SET = {"pack.log", "pack.times"}
 FLIPS = 200
 
 
@@ -44,8 +45,8 @@ def pack_unbroken(photos: Path, out: Path, environment: dict[str, str]) -> None:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Names of files that differ or are in one folder only, ``pack.log`` aside."""
-    names = {each.name for folder in (one, other) for each in folder.iterdir()} - {"pack.log"}
+    """Names of files of the set that differ or are in one folder only."""
+    names = {each.name for folder in (one, other) for each in folder.iterdir()} - BESIDE_THE_SET
     same, _, _ = filecmp.cmpfiles(one, other, sorted(names), shallow=False)
     return sorted(names - set(same))
 

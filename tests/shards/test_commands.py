@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 
-from shards.commands import describe_os_error, run, stop_on_signals
+from shards.commands import describe_os_error, run, signals_held, stop_on_signals
 from shards.errors import Interrupted, JobError, ShardError, UserError, unknown_name
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    """``run`` ends a process, and leaves its signals as they end."""
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    hook = sys.unraisablehook
+    yield
+    sys.unraisablehook = hook
+    for each, handler in handlers.items():
+        signal.signal(each, handler)
 
 
 def run_raising(error: BaseException | None, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -94,6 +109,66 @@ def test_a_second_signal_does_not_tear_the_clean_up_apart() -> None:
     assert cleaned
 
 
+def test_nested_jobs_answer_with_the_nearest_message_and_ignore_what_follows() -> None:
+    with pytest.raises(Interrupted, match="inner"), stop_on_signals("outer"):  # noqa: PT012
+        try:
+            with stop_on_signals("inner"):
+                os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)  # between the two
+    with pytest.raises(Interrupted, match="outer"), stop_on_signals("outer"):  # noqa: PT012
+        with stop_on_signals("inner"):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_stop_is_not_swallowed_by_those_who_catch_every_exception() -> None:
+    with pytest.raises(Interrupted), stop_on_signals("saved"):  # noqa: PT012
+        with contextlib.suppress(Exception):
+            os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("swallowed")
+
+
+def test_held_signals_are_answered_afterwards() -> None:
+    done = False
+    with pytest.raises(Interrupted) as caught, stop_on_signals("saved"):  # noqa: PT012
+        with signals_held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            threading.Thread(target=signal.raise_signal, args=[signal.SIGTERM]).start()
+            time.sleep(0.05)
+            done = True
+        pytest.fail("not answered")
+    assert (done, caught.value.exit_code) == (True, 143)
+
+
+def test_a_stop_that_a_destructor_swallows_is_asked_for_again(
+    command_environment: dict[str, str],
+) -> None:
+    code = """
+import os, signal, sys, time, click
+from shards.commands import run, stop_on_signals
+
+class Trap:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0)
+
+@click.command()
+def main():
+    with stop_on_signals("saved"):
+        trap = Trap()
+        del trap
+        time.sleep(30)
+
+run(main, "x")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=command_environment, capture_output=True, text=True, check=False, timeout=20,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (143, "saved\n")
+
+
 def test_signal_handlers_are_put_back() -> None:
     before = (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
     with pytest.raises(Interrupted), stop_on_signals("saved"):
@@ -126,11 +201,33 @@ def test_info_shows_rows_files_and_repetition(run_command: Any, tiny_shards: Pat
     assert re.search(r"^val +6 +6 +1\.00 ", done.stdout, re.MULTILINE)
 
 
+def test_info_describes_the_originals_in_words(run_command: Any, tiny_shards: Path) -> None:
+    done = run_command("shards", "info", tiny_shards)
+    originals = (
+        r"^originals \d+ x \d+ px on average, 97\.2% JPEGs of quality \d+ \(estimated mean\)$"
+    )
+    assert re.search(originals, done.stdout, re.MULTILINE), done.stdout
+    assert "None" not in done.stdout
+
+
+def test_info_of_a_manifest_nested_beyond_reason_is_one_line(
+    run_command: Any, shards_copy: Path
+) -> None:
+    nested = '{"format_version": 1, "a": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    (shards_copy / "manifest.json").write_text(nested)
+    done = run_command("shards", "info", shards_copy)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"error: {shards_copy}/manifest.json is damaged: not a manifest; remove {shards_copy} and "
+        "pack again\n"
+    )
+
+
 def test_info_counts_rejected_photographs_by_reason(run_command: Any, gappy_shards: Path) -> None:
     done = run_command("shards", "info", gappy_shards)
     assert re.search(r"^train +36 +24 +1\.50 +22 +2 ", done.stdout, re.MULTILINE)
     assert re.search(
-        r"^rejected .*not an image 1.*\(see rejected\.csv\)", done.stdout, re.MULTILINE
+        r"^rejected .*1 not an image.*\(see rejected\.csv\)$", done.stdout, re.MULTILINE
     )
 
 

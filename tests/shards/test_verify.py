@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,24 @@ def test_a_foreign_file_is_named(shards_copy: Path) -> None:
     assert (problem.file, problem.what) == ("notes.txt", "not part of the set")
 
 
+def test_a_lost_table_is_mended_by_what_verify_says(
+    tiny_dataset: Path, tmp_path: Path, run_command
+) -> None:
+    out = tmp_path / "set"
+    packing = ("preprocess", str(tiny_dataset), "--out", str(out), "--workers", "1")
+    assert run_command(*packing).returncode == 0
+    (out / "val.rows.npy").unlink()
+    (problem,) = verify(ShardSet(out))
+    assert problem.remedy == "remove the folder and run the packing command again"
+    told = run_command(*packing)
+    assert told.returncode == 1
+    assert told.stderr.endswith(
+        f"val.rows.npy is missing or damaged; remove {out} and pack again\n"
+    )
+    shutil.rmtree(out)
+    assert run_command(*packing).returncode == 0
+
+
 def test_packing_again_restores_what_verify_says_to_delete(
     tiny_dataset: Path, tmp_path: Path, run_command
 ) -> None:
@@ -75,3 +94,21 @@ def test_ls_lists_and_cat_writes_the_stored_bytes(tiny_shards: Path, run_command
     assert "no sample 000000999" in missing.stderr
     assert payload.startswith(b"\xff\xd8")
     assert f"{key:09d}" in listed.stdout
+
+
+@pytest.mark.parametrize("damage", [b"{", b"\xff", b"["])
+def test_ls_names_a_sample_whose_json_is_damaged(
+    damage: bytes, shards_copy: Path, run_command
+) -> None:
+    tar = shards_copy / "val-000000.tar"
+    data = tar.read_bytes()
+    at = data.index(b'{"path"')
+    end = data.index(b"}", at) + 1
+    tar.write_bytes(data[:at] + damage * (end - at) + data[end:])
+    listed = run_command("shards", "ls", str(shards_copy), "--split", "val")
+    assert (listed.returncode, listed.stdout) == (2, "")
+    assert listed.stderr == (
+        f"error: the .json of sample 000000000 of {tar} is damaged; delete that shard and pack "
+        "again, and check the disk\n"
+    )
+    assert "source unknown" in ShardSet(shards_copy).split("val").describe(0)

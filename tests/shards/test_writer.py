@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import string
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,14 @@ from PIL import Image
 
 from shards.format import SAMPLE_DTYPE, Manifest
 from shards.reader import ShardSet
-from shards.writer import Sample, atomic_file, write_file, write_rejected, write_shard
+from shards.writer import (
+    Sample,
+    atomic_file,
+    tar_header,
+    write_file,
+    write_rejected,
+    write_shard,
+)
 
 WriteSet = Callable[[Path, list[Sample]], Manifest]
 
@@ -221,3 +229,11 @@ def test_dali_reads_images_and_labels_by_our_index(tiny_shards: Path) -> None:
                 assert int(np.asarray(labels[at]).item()) == split.labels[first + at]
                 reference = np.asarray(Image.open(io.BytesIO(payload)))
                 np.testing.assert_array_equal(np.asarray(images[at]), reference)
+
+
+@given(name=st.text(string.digits + string.ascii_lowercase + ".", min_size=1, max_size=99),
+       size=st.integers(0, 8 * 2**30 - 1))  # fmt: skip
+def test_a_header_is_the_one_that_tarfile_makes(name: str, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    assert tar_header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)

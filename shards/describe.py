@@ -1,0 +1,61 @@
+"""A shard set in words: what ``python -m shards info`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from shards.format import Manifest
+from shards.machine import human_bytes
+
+
+def describe(directory: Path, manifest: Manifest) -> str:
+    """Splits as a table, then a line each for what was made of the photographs, and how."""
+    lines = [f"{directory}: {manifest.num_classes} classes, format {manifest.format_version}"]
+    lines.append(
+        f"{'split':<8}{'rows':>10}{'files':>9}{'rows/file':>11}{'samples':>9}{'rejected':>10}"
+        f"{'shards':>8}{'size':>11}"
+    )
+    lines += [
+        f"{name:<8}{each.rows:>10,}{each.files:>9,}{each.repetition:>11.2f}{each.samples:>9,}"
+        f"{each.files - each.samples:>10,}{each.shards:>8}{human_bytes(each.bytes):>11}"
+        for name, each in manifest.splits.items()
+    ]
+    lines.append("stored    " + _counts(manifest.stored))
+    if manifest.rejected:
+        lines.append("rejected  " + _counts(manifest.rejected) + " (see rejected.csv)")
+    lines += [
+        f"pixels    {plan}: mean ({_triple(each.mean)}), std ({_triple(each.std)})"
+        for plan, each in manifest.pixels.items()
+    ]
+    if manifest.originals:
+        lines.append("originals " + _originals(manifest.originals))
+    if manifest.sources:
+        lines.append("added     " + _counts(manifest.sources))
+    lines.append("options   " + _options(manifest.options))
+    lines.append("versions  " + ", ".join(f"{name} {v}" for name, v in manifest.versions.items()))
+    return "\n".join(lines)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items())
+
+
+def _originals(originals: Mapping[str, float]) -> str:
+    text = (
+        f"{originals['mean_width']:.0f} x {originals['mean_height']:.0f} px on average, "
+        f"{originals['jpeg_share']:.1%} JPEGs"
+    )
+    quality = originals.get("mean_jpeg_quality")
+    return text if quality is None else f"{text} of quality {quality:.0f} (estimated mean)"
+
+
+def _options(options: Mapping[str, object]) -> str:
+    """Those that are set."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in options.items() if value is not None
+    )
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return ", ".join(f"{value:.4f}" for value in values)
