@@ -1,8 +1,8 @@
-"""Augmentation as data: every crop, flip and colour factor of a batch, drawn before it is decoded.
+"""Augmentation as data: every crop, flip, colour factor and rectangle, drawn before decoding.
 
-The draws come from a counter-based generator keyed by (seed, epoch) and addressed by position in
-the epoch, so a sample gets the same augmentation on every back end, on any number of ranks, and
-after a resume. Back ends only apply them: crop, resize, window, colour, flip, in this order.
+The draws come from :mod:`loaders.uniform` by seed, epoch and position in the epoch, so a sample gets
+the same augmentation on every back end, on any number of ranks, and after a resume. Back ends only
+apply them: crop, resize, window, colour, flip, erase, in this order. ``docs/augmentation.md``.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from loaders.uniform import ERASE, IMAGE, Floats, between, log_between, uniform
+
 Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 CROP_TRIES = 10
 """As torchvision's RandomResizedCrop: rejected draws before it falls back to a central crop."""
-DRAWS = 32
-"""Uniform numbers reserved a sample: 2 a try, place, flip, colour, and room for more."""
-DRAWS_PER_COUNTER = 4
-"""64-bit words that Philox yields a counter value."""
+CROP_PLACE, FLIP, COLOR, GRAYSCALE = 20, 22, 23, 27
+"""First columns of the draws of :data:`~loaders.uniform.IMAGE`, behind those of the tries."""
+MAX_ALPHA = 100.0
+"""Of the Beta distributions of mixing; at 100 the weight stays within 0.5 +- 0.1."""
+SATURATION = 2
+"""Column of ``Transforms.colors``."""
 
 EVAL_RESIZE = 440 / 384
 """Shorter side over crop size at evaluation, the baseline's own ratio."""
@@ -31,6 +34,9 @@ RGB_TO_YIQ = np.array(
 )
 YIQ_TO_RGB = np.linalg.inv(RGB_TO_YIQ)
 CONTRAST_CENTRE = 128.0
+
+ERASE_FILL = (124, 116, 104)
+"""RGB of an erased rectangle: the mean pixel of ImageNet, the same whatever the data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,23 +54,53 @@ class AugmentConfig:
     saturation: float = 0.4
     hue: float = 0.1
     """Largest turn either way, as a share of the full circle: 0.1 is 36 degrees."""
+    grayscale_prob: float = 0.0
+    """Of saturation 0 in place of a drawn one."""
+    erase_prob: float = 0.0
+    """Of one rectangle filled with the mean pixel."""
+    erase_scale: tuple[float, float] = (0.02, 0.33)
+    """Area of the rectangle over that of the result."""
+    erase_ratio: tuple[float, float] = (0.3, 3.3)
+    """Height over width of the rectangle, as torchvision has it."""
+    mixup_prob: float = 0.0
+    """Of an average with another image of the batch; each image has one kind of mixing at most."""
+    mixup_alpha: float = 0.2
+    """Both parameters of the Beta distribution of the image's own weight."""
+    cutmix_prob: float = 0.0
+    """Of a rectangle from another image of the batch."""
+    cutmix_alpha: float = 1.0
+    """Both parameters of the Beta distribution of the share that is kept."""
 
     def __post_init__(self) -> None:
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"crop scale must lie in (0, 1] and rise, got {self.crop_scale}")
-        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
-            raise ValueError(f"crop ratio must be positive and rise, got {self.crop_ratio}")
-        for name in ("hflip_prob", "brightness", "contrast", "saturation"):
+        for what in ("crop", "erase"):
+            low, high = scale = getattr(self, f"{what}_scale")
+            if not 0 < low <= high <= 1:
+                raise ValueError(f"{what} scale must lie in (0, 1] and rise, got {scale}")
+            low, high = ratio = getattr(self, f"{what}_ratio")
+            if not 0 < low <= high < np.inf:
+                raise ValueError(f"{what} ratio must be positive and rise, got {ratio}")
+        for name in (
+            "hflip_prob", "brightness", "contrast", "saturation",
+            "grayscale_prob", "erase_prob", "mixup_prob", "cutmix_prob",
+        ):  # fmt: skip
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if not 0 <= self.hue <= 0.5:
             raise ValueError(f"hue must lie in [0, 0.5], got {self.hue}")
+        if self.mixup_prob + self.cutmix_prob > 1:
+            raise ValueError(
+                "mixup_prob and cutmix_prob must not exceed 1 together, "
+                f"got {self.mixup_prob} and {self.cutmix_prob}"
+            )
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if not 0 < getattr(self, name) <= MAX_ALPHA:
+                raise ValueError(f"{name} must lie in (0, {MAX_ALPHA}], got {getattr(self, name)}")
 
     @property
     def has_color(self) -> bool:
         """Whether any colour factor can differ from the identity."""
-        return bool(self.brightness or self.contrast or self.saturation or self.hue)
+        strengths = (self.brightness, self.contrast, self.saturation, self.hue)
+        return any(strengths) or self.grayscale_prob > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +119,9 @@ class Transforms:
     """``(B,)`` whether to mirror left and right."""
     colors: npt.NDArray[np.float32] | None
     """``(B, 4)`` brightness, contrast, saturation factors and hue [degrees]; None for no change."""
+    erasures: Ints | None
+    """``(B, 4)`` top, left, height, width of the part of the result that is filled with
+    :data:`ERASE_FILL`, all 0 for no part; None where no image has one."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -102,7 +141,8 @@ def draw_transforms(
     """Random transforms for the samples at ``first_position`` and after it in an epoch.
 
     Crops follow torchvision's RandomResizedCrop (area uniform in ``crop_scale``, ratio log-uniform
-    in ``crop_ratio``, ten tries, then the largest central crop of an allowed ratio).
+    in ``crop_ratio``, ten tries, then the largest central crop of an allowed ratio). Greyscale is
+    saturation 0. Rectangles follow its RandomErasing, but one too long for the image is shortened.
 
     Args:
         config: Strengths.
@@ -113,22 +153,20 @@ def draw_transforms(
         heights: ``(B,)`` of the stored images [px].
         image_size: Side of the result [px].
     """
-    draws = _uniform(seed, epoch, first_position, len(widths))
-    crops = _random_crops(config, draws[:, : 2 * CROP_TRIES + 2], widths, heights)
-    at = 2 * CROP_TRIES + 2
-    flips = draws[:, at] < config.hflip_prob
-    colors = None
-    if config.has_color:
-        signed = 2 * draws[:, at + 1 : at + 5] - 1
-        strengths = [config.brightness, config.contrast, config.saturation, 360 * config.hue]
-        colors = (signed * strengths + [1, 1, 1, 0]).astype(np.float32)
+    address = {"seed": seed, "epoch": epoch, "first_position": first_position}
+    count = len(widths)
+    draws = uniform(IMAGE, **address, count=count)
+    erasures = None
+    if config.erase_prob > 0:
+        erasures = _random_erasures(config, uniform(ERASE, **address, count=count), image_size)
     return Transforms(
         image_size=image_size,
-        crops=crops,
-        sizes=np.full((len(widths), 2), image_size),
-        windows=np.zeros((len(widths), 2), np.int64),
-        flips=flips,
-        colors=colors,
+        crops=_random_crops(config, draws, widths, heights),
+        sizes=np.full((count, 2), image_size),
+        windows=np.zeros((count, 2), np.int64),
+        flips=draws[:, FLIP] < config.hflip_prob,
+        colors=_random_colors(config, draws) if config.has_color else None,
+        erasures=erasures,
     )
 
 
@@ -151,6 +189,7 @@ def evaluation_transforms(
         windows=windows,
         flips=np.zeros(len(widths), np.bool_),
         colors=None,
+        erasures=None,
     )
 
 
@@ -180,22 +219,10 @@ def color_matrices(colors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.concatenate([matrix, offsets], axis=2).astype(np.float32)
 
 
-def _uniform(seed: int, epoch: int, first_position: int, count: int) -> Floats:
-    """``(count, DRAWS)`` in [0, 1): row ``i`` depends on seed, epoch and position ``first + i``."""
-    counters = DRAWS // DRAWS_PER_COUNTER
-    # The high key word keeps these draws apart from the ones that shuffle the plan.
-    generator = np.random.Philox(
-        key=[seed, (1 << 32) + epoch], counter=[first_position * counters, 0, 0, 0]
-    )
-    raw = generator.random_raw(count * DRAWS).reshape(count, DRAWS)
-    return np.asarray((raw >> np.uint64(11)) * 2.0**-53)
-
-
 def _random_crops(config: AugmentConfig, draws: Floats, widths: Ints, heights: Ints) -> Ints:
     """``(B, 4)`` top, left, height, width."""
-    area = (widths * heights)[:, None] * _between(config.crop_scale, draws[:, :CROP_TRIES])
-    log_ratio = np.log(config.crop_ratio)
-    ratio = np.exp(_between((log_ratio[0], log_ratio[1]), draws[:, CROP_TRIES : 2 * CROP_TRIES]))
+    area = (widths * heights)[:, None] * between(config.crop_scale, draws[:, :CROP_TRIES])
+    ratio = log_between(config.crop_ratio, draws[:, CROP_TRIES : 2 * CROP_TRIES])
     tried_w = np.rint(np.sqrt(area * ratio)).astype(np.int64)
     tried_h = np.rint(np.sqrt(area / ratio)).astype(np.int64)
     fits = (tried_w > 0) & (tried_h > 0) & (tried_w <= widths[:, None]) & (
@@ -204,8 +231,8 @@ def _random_crops(config: AugmentConfig, draws: Floats, widths: Ints, heights: I
     first_fit = fits.argmax(axis=1)[:, None]
     crop_w = np.take_along_axis(tried_w, first_fit, axis=1)[:, 0]
     crop_h = np.take_along_axis(tried_h, first_fit, axis=1)[:, 0]
-    top = np.floor(draws[:, 2 * CROP_TRIES] * (heights - crop_h + 1)).astype(np.int64)
-    left = np.floor(draws[:, 2 * CROP_TRIES + 1] * (widths - crop_w + 1)).astype(np.int64)
+    top = _random_starts(draws[:, CROP_PLACE], heights - crop_h)
+    left = _random_starts(draws[:, CROP_PLACE + 1], widths - crop_w)
 
     central_w = np.minimum(widths, np.rint(heights * config.crop_ratio[1]).astype(np.int64))
     central_h = np.minimum(heights, np.rint(widths / config.crop_ratio[0]).astype(np.int64))
@@ -216,5 +243,27 @@ def _random_crops(config: AugmentConfig, draws: Floats, widths: Ints, heights: I
     return np.where(np.any(fits, axis=1)[:, None], drawn, central)
 
 
-def _between(bounds: tuple[float, float], draws: Floats) -> Floats:
-    return bounds[0] + (bounds[1] - bounds[0]) * draws
+def _random_colors(config: AugmentConfig, draws: Floats) -> npt.NDArray[np.float32]:
+    """``(B, 4)`` brightness, contrast, saturation, hue [degrees]."""
+    signed = 2 * draws[:, COLOR : COLOR + 4] - 1
+    strengths = [config.brightness, config.contrast, config.saturation, 360 * config.hue]
+    colors = (signed * strengths + [1, 1, 1, 0]).astype(np.float32)
+    colors[draws[:, GRAYSCALE] < config.grayscale_prob, SATURATION] = 0
+    return colors
+
+
+def _random_erasures(config: AugmentConfig, draws: Floats, image_size: int) -> Ints:
+    """``(B, 4)`` top, left, height, width; all 0 where nothing is erased."""
+    area = image_size**2 * between(config.erase_scale, draws[:, 1])
+    ratio = log_between(config.erase_ratio, draws[:, 2])
+    sides = np.sqrt(np.stack([area * ratio, area / ratio]))
+    height, width = np.clip(np.rint(sides), 1, image_size).astype(np.int64)
+    top = _random_starts(draws[:, 3], image_size - height)
+    left = _random_starts(draws[:, 4], image_size - width)
+    erased = draws[:, 0] < config.erase_prob
+    return np.where(erased[:, None], np.stack([top, left, height, width], axis=1), 0)
+
+
+def _random_starts(draws: Floats, room: Ints) -> Ints:
+    """Evenly from 0 to ``room``, both included."""
+    return np.floor(draws * (room + 1)).astype(np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,11 +46,23 @@ class Loader(Protocol):
         """Two loaders share it exactly if they show the same samples in the same order."""
         ...
 
+    @property
+    def bad_samples(self) -> Mapping[int, str]:
+        """Samples that were damaged or did not decode and were skipped so far: id -> reason."""
+        ...
+
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
         """The batches of an epoch from ``first_step`` on; the batches before it are not decoded.
 
-        A batch belongs to the caller and stays unchanged. Closing the iterator (``break`` and
-        garbage collection do it too) stops the work begun ahead.
+        DALI's sequential reading alone decodes them, and drops them.
+
+        A batch belongs to the caller and stays unchanged for as long as any tensor or array that
+        shares its memory lives; then its memory may serve a later batch. Closing the iterator
+        (``break`` and garbage collection do it too) stops the work begun ahead.
+
+        Raises:
+            SampleError: A sample is damaged or does not decode, and may not be skipped.
+            JobError: A worker process of the loader died.
         """
         ...
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from loaders.augment import AugmentConfig, eval_resize_size
 from loaders.plan import Sampling
+from loaders.subset import Subset
 from shards.reader import Verify
 
-Backend = Literal["auto", "opencv", "dali", "dali-cpu", "torchvision", "synthetic"]
+Backend = Literal["auto", "opencv", "dali", "dali-cpu", "torchvision", "webdataset", "synthetic"]
+Read = Literal["planned", "sequential"]
 Resample = Literal["linear", "antialias"]
+AugmentBy = Literal["plan", "torchvision"]
+OnBadSample = Literal["error", "skip"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +24,9 @@ class LoaderConfig:
 
     shards: Path
     """The shard set."""
+    url: str | None = None
+    """Where ``webdataset`` streams the tars from: a URL or command (:class:`loaders.fetch.Source`).
+    Then ``shards`` is the rest of the set (:func:`loaders.fetch.fetched_index`)."""
     split: str = "train"
     backend: Backend = "auto"
     device: str = "cpu"
@@ -28,8 +35,10 @@ class LoaderConfig:
     batch_size: int = 128
     """Images a step over all ranks."""
     sampling: Sampling = "csv"
-    mini: int | None = None
-    """At most so many CSV rows of each class, drawn as the baseline draws them."""
+    epoch_size: int | None = None
+    """Images an epoch; by default one pass over rows (``csv``) or samples (the others)."""
+    subset: Subset = field(default_factory=Subset)
+    """Which samples take part, before sampling."""
     shuffle: bool = True
     seed: int = 0
     drop_last: bool = False
@@ -44,6 +53,15 @@ class LoaderConfig:
     """At evaluation, the shorter side before the crop [px]; by default 440/384 of the image."""
     resample: Resample = "linear"
     """``antialias`` equals Pillow and costs more; ``linear`` aliases when it shrinks."""
+    augment_by: AugmentBy = "torchvision"
+    """For ``torchvision``: its own random transforms, which always antialias, or ``plan``, what the
+    other back ends do, through Pillow."""
+
+    read: Read = "planned"
+    """For ``dali`` and ``dali-cpu``: in the order of the plan, or ``sequential``, shard after shard
+    by DALI's own reader, with DALI's own augmentation; for slow disks (``docs/streaming.md``)."""
+    shuffle_buffer: int = 2000
+    """Images among which the next one is drawn, where shards are read sequentially."""
 
     threads: int | None = None
     """Decoding threads or processes; by default the allowed cores."""
@@ -51,17 +69,23 @@ class LoaderConfig:
     """Batches prepared ahead."""
     verify: Verify = "first"
     """When the crc32 of a sample is checked."""
+    on_bad_sample: OnBadSample = "error"
+    """In training, ``skip`` shows the next planned sample for one that is damaged or does not
+    decode (``loaders/bad_samples.py``). Evaluation always raises."""
+    reduced_decode: bool = False
+    """``opencv`` decodes a JPEG at 1/2, 1/4 or 1/8 where the crop stays as large as the result.
+    Faster, but the pixels are no longer those of the other back ends."""
     originals: Path | None = None
     """For ``torchvision``: decode the original files below this folder instead of the shards."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "image_size", "prefetch", "world_size"):
+        for name in ("batch_size", "image_size", "prefetch", "shuffle_buffer", "world_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.mini is not None and self.mini < 1:
-            raise ValueError(f"mini must be at least 1, got {self.mini}")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads must be at least 1, got {self.threads}")
+        for name in ("epoch_size", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank {self.rank} is not below world_size {self.world_size}")
         if self.resize_size is not None and self.resize_size < self.image_size:

@@ -11,19 +11,22 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
+from loaders.augment import ERASE_FILL
 from loaders.batch import Batch
 from loaders.config import LoaderConfig
+from loaders.decode import decode
 from loaders.plan import PlannedBatch
 from loaders.planned import PlannedLoader, PlannedSplit
 from shards.errors import ShardError, UserError
 from shards.machine import allowed_cores
-from shards.reader import view_array
+from shards.reader import SampleError, view_array
 
 try:
     from nvidia import dali
@@ -68,7 +71,7 @@ class DaliLoader(PlannedLoader):
     def __init__(self, config: LoaderConfig) -> None:
         self._graph_device: GraphDevice = "gpu" if config.backend == "dali" else "cpu"
         if self._graph_device == "gpu":
-            _check_cuda(config.device)
+            check_cuda(config.device)
         super().__init__(config)
         self.name = config.backend
         self._device = torch.device(config.device)
@@ -80,12 +83,14 @@ class DaliLoader(PlannedLoader):
         batches = list(self._planned.plan.batches(epoch, first_step))
         # DALI has no empty batches; a rank's share of the last global batch can be one.
         runs = [batch for batch in batches if len(batch.ids)]
-        with self._runner(self._feeds(epoch, runs)) as runner:
+        fed: dict[int, PlannedBatch] = {}
+        with self._runner(self._feeds(epoch, runs, fed)) as runner:
             for at, batch in enumerate(batches):
                 if len(batch.ids):
                     ahead = batches[at : at + self._config.prefetch + 1]
-                    with self._named_failure(ahead):
+                    with self._named_failure([fed.get(each.step, each) for each in ahead]):
                         images = runner.next_images()
+                    batch = fed.pop(batch.step)
                 else:
                     side = self._config.image_size
                     images = torch.empty((0, side, side, 3), dtype=torch.uint8)
@@ -117,26 +122,33 @@ class DaliLoader(PlannedLoader):
             if runner.stop():
                 self._idle.append(runner)
 
-    def _feeds(self, epoch: int, batches: Sequence[PlannedBatch]) -> Generator[Feed]:
-        """What the graph reads, prepared one batch ahead by a thread."""
+    def _feeds(
+        self, epoch: int, batches: Sequence[PlannedBatch], fed: dict[int, PlannedBatch]
+    ) -> Generator[Feed]:
+        """What the graph reads, prepared one batch ahead by a thread.
+
+        ``fed`` receives, by step, the batches with what stands in for damaged samples.
+        """
         with ThreadPoolExecutor(1, thread_name_prefix="hyphae-feed") as pool:
             ready: Future[Feed] | None = None
             for batch in batches:
-                following = pool.submit(self._feed, epoch, batch)
+                following = pool.submit(self._feed, epoch, batch, fed)
                 if ready is not None:
                     yield ready.result()
                 ready = following
             if ready is not None:
                 yield ready.result()
 
-    def _feed(self, epoch: int, batch: PlannedBatch) -> Feed:
+    def _feed(self, epoch: int, batch: PlannedBatch, fed: dict[int, PlannedBatch]) -> Feed:
+        batch, payloads = self._read(epoch, batch)
+        fed[batch.step] = batch
         transforms = self._planned.transforms(epoch, batch)
         start, shape = np.split(transforms.crops.astype(np.int32), 2, axis=1)
         arrays = {
             # Views of the memory map: DALI's threads read the page cache, nothing is copied.
             "payload": [
                 view_array(payload) if self._arrays else np.frombuffer(payload, np.uint8)
-                for payload in map(self._planned.split.payload, batch.ids.tolist())
+                for payload in payloads
             ],
             "start": start,
             "shape": shape,
@@ -147,10 +159,28 @@ class DaliLoader(PlannedLoader):
         }
         if transforms.colors is not None:
             arrays |= dict(zip(COLOR_FACTORS, transforms.colors.T, strict=True))
+        if transforms.erasures is not None:
+            at, size = np.split(transforms.erasures.astype(np.float32), 2, axis=1)
+            arrays |= {"erase_at": at, "erase_size": size}
         return [
             arrays[name] if name == "payload" else np.ascontiguousarray(arrays[name])
             for name in _inputs(self._config, self._arrays)
         ]
+
+    def _read(self, epoch: int, batch: PlannedBatch) -> tuple[PlannedBatch, list[memoryview]]:
+        """The stored bytes of a batch, and the batch with what stands in for damaged samples."""
+        payload_of = self._planned.split.payload
+        ids, payloads = batch.ids.copy(), []
+        for at, sample in enumerate(batch.ids.tolist()):
+            try:
+                payload = payload_of(sample)
+            except SampleError as error:
+                ids[at], payload = self._bad.replace(
+                    epoch, batch.first_position + at, sample, error,
+                    lambda other, _: payload_of(other),
+                )  # fmt: skip
+            payloads.append(payload)
+        return replace(batch, ids=ids), payloads
 
     @contextmanager
     def _named_failure(self, batches: Sequence[PlannedBatch]) -> Iterator[None]:
@@ -160,11 +190,17 @@ class DaliLoader(PlannedLoader):
         except RuntimeError as error:
             if "decoders" not in str(error):
                 raise
-            from loaders.opencv import decode
-
             split = self._planned.split
             for sample in (sample for batch in batches for sample in batch.ids.tolist()):
-                decode(split, sample)  # raises, and names the sample
+                try:
+                    decode(split, sample)
+                except SampleError as named:
+                    if not self._bad.skips:
+                        raise
+                    raise ShardError(
+                        f"{named.message}; DALI skips damaged samples, but not one whose bytes are "
+                        "as packed and do not decode: use --loader opencv"
+                    ) from None
             reason = str(error).partition("encountered:")[2].split("Current pipeline")[0].strip()
             raise ShardError(
                 f"DALI could not decode an image of step {batches[0].step} of {split.directory}, "
@@ -190,21 +226,27 @@ def define_graph(
         source: Called for each batch; raises StopIteration at the end of an epoch.
         arrays: Whether images come as arrays, not as JPEGs.
     """
+    pipeline = empty_pipeline(config, device)
+    with pipeline:
+        pipeline.set_outputs(graph(config, device, source, arrays))
+    return pipeline
+
+
+def empty_pipeline(config: LoaderConfig, device: GraphDevice, seed: int | None = None) -> Any:
+    """A pipeline without a graph; ``seed`` is for graphs that draw at random."""
     on_gpu = device == "gpu"
     cores = allowed_cores()
-    pipeline = dali.Pipeline(
+    return dali.Pipeline(
         batch_size=-(-config.batch_size // config.world_size),
         num_threads=config.threads or (min(cores, MAX_GPU_THREADS) if on_gpu else cores),
         # None: no GPU at all for the CPU graph, torch's current one for plain "cuda".
         device_id=torch.device(config.device).index if on_gpu else None,
+        seed=seed,
         prefetch_queue_depth=config.prefetch,
         # The executor that allocates each output anew and hands it over: without it the buffers
         # are used again, and a batch that the caller keeps would change.
         exec_dynamic=True,
     )
-    with pipeline:
-        pipeline.set_outputs(graph(config, device, source, arrays))
-    return pipeline
 
 
 def graph(
@@ -247,6 +289,15 @@ def graph(
         )
     if "flip" in data:
         images = fn.flip(images, horizontal=data["flip"], vertical=0, device=device)
+    if "erase_at" in data:
+        images = fn.erase(
+            images,
+            anchor=data["erase_at"],
+            shape=data["erase_size"],
+            axis_names="HW",
+            fill_value=ERASE_FILL,
+            device=device,
+        )
     return images
 
 
@@ -284,6 +335,8 @@ def _inputs(config: LoaderConfig, arrays: bool) -> dict[str, tuple[Any, int]]:
         inputs |= dict.fromkeys(COLOR_FACTORS, (types.FLOAT, 0))
     if config.augment.hflip_prob > 0:
         inputs |= {"flip": (types.INT32, 0)}
+    if config.augment.erase_prob > 0:
+        inputs |= {"erase_at": (types.FLOAT, 1), "erase_size": (types.FLOAT, 1)}
     return inputs
 
 
@@ -374,7 +427,8 @@ def _no_data() -> Feed:
     raise StopIteration
 
 
-def _check_cuda(device: str) -> None:
+def check_cuda(device: str) -> None:
+    """Refuse a device on which DALI cannot decode."""
     if torch.device(device).type != "cuda":
         raise UserError(
             f"loader dali decodes on a CUDA device, but the device is {device}; "

@@ -20,20 +20,29 @@ def create_loader(config: LoaderConfig) -> Loader:
     """
     backend = config.backend
     if backend == "auto":
-        backend, _ = choose_backend(config.device)
+        backend = "webdataset" if config.url else choose_backend(config.device)[0]
         config = replace(config, backend=backend)
+    _check_reading(config)
     if backend == "opencv":
         from loaders.opencv import OpenCVLoader
 
         return OpenCVLoader(config)
     if backend in ("dali", "dali-cpu"):
-        from loaders.dali import DaliLoader
+        from loaders.dali import DaliLoader  # which says so where DALI is missing
 
-        return DaliLoader(config)
+        if config.read == "planned":
+            return DaliLoader(config)
+        from loaders.sequential import SequentialDaliLoader
+
+        return SequentialDaliLoader(config)
     if backend == "torchvision":
         from loaders.torchvision import TorchvisionLoader
 
         return TorchvisionLoader(config)
+    if backend == "webdataset":
+        from loaders.webdataset import WebDatasetLoader
+
+        return WebDatasetLoader(config)
     if backend == "synthetic":
         from loaders.synthetic import SyntheticLoader
 
@@ -48,6 +57,19 @@ def choose_backend(device: str) -> tuple[Backend, str]:
     if not _has_dali():
         return "opencv", "DALI is not installed, so the CPU decodes; `make setup` installs it"
     return "dali", "decodes on the GPU"
+
+
+def _check_reading(config: LoaderConfig) -> None:
+    if config.url is not None and config.backend != "webdataset":
+        raise UserError(
+            f"loader {config.backend} reads shards from a folder, not from a URL or command; use "
+            "--loader webdataset, or copy the shard set to a disk"
+        )
+    if config.read == "sequential" and config.backend not in ("dali", "dali-cpu"):
+        raise UserError(
+            f"--read sequential is DALI's own reader, but the loader is {config.backend}; use "
+            "--loader dali or dali-cpu, or --loader webdataset, which always reads so"
+        )
 
 
 def _has_dali() -> bool:

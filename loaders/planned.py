@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
 from loaders.augment import Transforms, draw_transforms, evaluation_transforms
+from loaders.bad_samples import BadSamples
 from loaders.config import LoaderConfig
-from loaders.plan import Plan, PlannedBatch, epoch_ids
+from loaders.plan import Plan, PlannedBatch
 from shards.errors import UserError
 from shards.reader import ShardSet
 
@@ -24,7 +27,10 @@ class PlannedSplit:
         self.config = config
         self.split = ShardSet(config.shards).split(config.split, verify=config.verify)
         self.plan = Plan(
-            ids=epoch_ids(self.split, config.sampling, config.mini),
+            repeats=config.subset.repeats(self.split),
+            labels=self.split.labels,
+            sampling=config.sampling,
+            epoch_size=config.epoch_size,
             seed=config.seed,
             shuffle=config.shuffle,
             batch_size=config.batch_size,
@@ -32,9 +38,10 @@ class PlannedSplit:
             world_size=config.world_size,
             drop_last=config.drop_last,
         )
-        images = len(self.plan.ids)
+        images = self.plan.images_per_epoch
         if images == 0:
-            raise UserError(f"split {config.split!r} of {config.shards} holds no image")
+            part = f" of this subset ({config.subset})" if str(config.subset) else ""
+            raise UserError(f"split {config.split!r} of {config.shards} holds no image{part}")
         if config.augment is not None and images < config.batch_size:
             raise UserError(
                 f"batch size {config.batch_size} is larger than the {config.split} split "
@@ -77,6 +84,12 @@ class PlannedLoader:
     def __init__(self, config: LoaderConfig) -> None:
         self._config = config
         self._planned = PlannedSplit(config)
+        self._bad = BadSamples(
+            # An evaluation without some of its samples would pass for one with all of them.
+            skips=config.on_bad_sample == "skip" and config.augment is not None,
+            plan=self._planned.plan,
+            transforms=self._planned.transforms,
+        )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -92,6 +105,11 @@ class PlannedLoader:
     def order_hash(self) -> str:
         """Of the plan."""
         return self._planned.plan.order_hash()
+
+    @property
+    def bad_samples(self) -> Mapping[int, str]:
+        """Why each was skipped, by sample id."""
+        return self._bad.messages
 
     def close(self) -> None:
         """Release the shards."""

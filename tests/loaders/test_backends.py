@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from itertools import chain, count, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -233,18 +234,6 @@ def test_the_same_seed_gives_the_same_pixels(backend: str, open_loader: Open) ->
     assert not torch.equal(one, other)
 
 
-@pytest.mark.parametrize("resample", ["linear", "antialias"])
-def test_opencv_gives_the_same_bits_for_one_and_four_threads(
-    resample: str, open_loader: Open
-) -> None:
-    one, four = (
-        list(open_loader("opencv", threads=threads, resample=resample).epoch(0))
-        for threads in (1, 4)
-    )
-    for batch, same in zip(one, four, strict=True):
-        assert torch.equal(batch.images, same.images)
-
-
 def test_torchvision_gives_the_same_bits_for_one_and_two_workers(open_loader: Open) -> None:
     one, two = (list(open_loader("torchvision", threads=workers).epoch(0)) for workers in (1, 2))
     for batch, same in zip(one, two, strict=True):
@@ -333,3 +322,69 @@ def test_consuming_two_epochs_at_once_mixes_nothing_up(open_loader: Open) -> Non
     for at, pair in enumerate(together):
         for epoch in (0, 1):
             assert torch.equal(pair[epoch].images, alone[epoch][at].images)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"backend": "opencv"},
+        {"backend": "opencv", "resample": "antialias"},
+        pytest.param({"backend": "dali-cpu"}, marks=pytest.mark.dali),
+        {"backend": "torchvision", "augment_by": "plan"},
+    ],
+    ids=["opencv linear", "opencv antialias", "dali-cpu", "torchvision"],
+)
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+def test_any_number_of_ranks_and_threads_sees_the_same_epoch(
+    ranks: int, options: dict[str, Any], open_loader: Open
+) -> None:
+    alone = open_loader(**options, threads=1)
+    # 1 to 8 threads; processes cost more to start, and their number is tested above.
+    threads = count(1) if options["backend"] != "torchvision" else repeat(1)
+    shares = [
+        open_loader(**options, rank=rank, world_size=ranks, threads=each)
+        for rank, each in zip(range(ranks), threads, strict=False)
+    ]
+    assert {each.order_hash for each in shares} == {alone.order_hash}
+    for whole, *parts in zip(alone.epoch(1), *(each.epoch(1) for each in shares), strict=True):
+        for name in ("ids", "labels", "images"):
+            joined = torch.cat([getattr(part, name) for part in parts])
+            assert torch.equal(joined, getattr(whole, name))
+
+
+@pytest.mark.parametrize("resample", ["linear", "antialias"])
+@pytest.mark.parametrize("threads", range(2, 9))
+def test_opencv_gives_the_same_bits_for_any_number_of_threads(
+    threads: int, resample: str, open_loader: Open
+) -> None:
+    one, many = (
+        list(open_loader("opencv", threads=each, resample=resample).epoch(0))
+        for each in (1, threads)
+    )
+    for batch, same in zip(one, many, strict=True):
+        assert torch.equal(batch.images, same.images)
+
+
+def test_a_run_resumed_anywhere_sees_what_an_unbroken_one_sees(open_loader: Open) -> None:
+    epochs, options = 4, {"batch_size": 2, "prefetch": 2}
+
+    def digests(epoch: int, step: int) -> list[bytes]:
+        """Of every batch from there to the end of the last epoch."""
+        loader = open_loader("opencv", **options)
+        starts = [(epoch, step)] + [(each, 0) for each in range(epoch + 1, epochs)]
+        found = [
+            hashlib.sha256(
+                b"".join(each.numpy().tobytes() for each in (batch.images, batch.labels, batch.ids))
+            ).digest()
+            for start in starts
+            for batch in loader.epoch(*start)
+        ]
+        loader.close()
+        return found
+
+    unbroken = digests(0, 0)
+    steps = len(unbroken) // epochs
+    assert steps == 18
+    assert len(set(unbroken)) == len(unbroken)
+    for done in np.random.default_rng(3).permutation(len(unbroken))[:50].tolist():
+        assert digests(*divmod(done, steps)) == unbroken[done:]

@@ -66,7 +66,7 @@ def test_a_folder_that_is_no_shard_set_is_refused(tmp_path: Path) -> None:
         ({"image_size": 0}, "image_size must be at least 1, got 0"),
         ({"prefetch": 0}, "prefetch must be at least 1, got 0"),
         ({"threads": 0}, "threads must be at least 1, got 0"),
-        ({"mini": 0}, "mini must be at least 1, got 0"),
+        ({"epoch_size": 0}, "epoch_size must be at least 1, got 0"),
         ({"rank": 2, "world_size": 2}, "rank 2 is not below world_size 2"),
         ({"image_size": 64, "resize_size": 63}, "resize_size 63 is below image_size 64"),
     ],

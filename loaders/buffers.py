@@ -1,0 +1,60 @@
+"""Memory that is used again: a ring of batch buffers, and each decoding thread's scratch."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class BatchRing:
+    """Buffers of ``(B, S, S, 3)`` bytes; each comes back when the last that holds it lets go.
+
+    The holder may be the batch, a view or slice of its images, or an array that shares their
+    memory: a tensor keeps the array that it was made from, and that array's end is what returns
+    the memory. So a batch belongs to its consumer for as long as it is kept, and a consumer that
+    keeps none is served from the same few buffers, without page faults.
+
+    Pinned memory comes from torch's own pinned allocator. It is such a ring already, and it knows
+    which copies to the device still read a buffer.
+    """
+
+    def __init__(self, batch: int, side: int, *, keep: int, pinned: bool) -> None:
+        """``keep`` buffers wait for their next use at most; more that come back are freed."""
+        self._shape = (batch, side, side, 3)
+        self._pinned = pinned
+        # append and pop are atomic: buffers come back in whichever thread lets go of them.
+        self._free: deque[Pixels] = deque(maxlen=keep)
+
+    def take(self, count: int) -> torch.Tensor:
+        """``(count, S, S, 3)`` uint8 on the CPU, not initialised; ``count`` at most the batch."""
+        if self._pinned:
+            return torch.empty((count, *self._shape[1:]), dtype=torch.uint8, pin_memory=True)
+        try:
+            buffer = self._free.pop()
+        except IndexError:
+            buffer = np.empty(self._shape, np.uint8)
+        lent = buffer[:count]
+        weakref.finalize(lent, self._free.append, buffer).atexit = False
+        return torch.from_numpy(lent)
+
+    def clear(self) -> None:
+        """Free the buffers that nobody holds."""
+        self._free.clear()
+
+
+class Scratch(threading.local):
+    """What a thread works in between the stored bytes and the batch; one of each kind a thread."""
+
+    def __init__(self, pixels: int, stored: int, side: int) -> None:
+        """Room for an image of so many pixels, for so many stored bytes, for two results."""
+        self.decoded = np.empty(3 * pixels, np.uint8)
+        self.stored = memoryview(bytearray(stored))
+        self.resized = np.empty((side, side, 3), np.uint8)
+        self.mirrored = np.empty((side, side, 3), np.uint8)
