@@ -1,11 +1,12 @@
-"""``python -m train``: options -> configuration -> run."""
+"""``python -m train``: options -> configuration -> run.
+
+What needs torch is imported by the command that runs: Ctrl-C must end it in one line from the start.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,70 @@ from click.core import ParameterSource
 
 from shards.commands import HELP, run
 from shards.errors import UserError
-from shards.settings import path_setting, require_path
-from train.models import check_arch, list_archs
-from train.recipes import RECIPES, TrainConfig, create_recipe
-from train.run import resume_run, start_run
+from shards.settings import require_path
+from train.interrupt import importing
+from train.limits import LIMITS
 
 RESUME_OPTIONS = ("resume", "shards")
 """What may be given beside --resume; everything else belongs to the run already."""
 
 
+class RecipeOption(click.Option):
+    """An option that overrides a field of the recipe; its help shows the recipe's own value."""
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """What stands in brackets behind the help."""
+        with importing():
+            from train.recipes import create_recipe
+
+        extra = super().get_help_extra(ctx)
+        value = getattr(create_recipe(ctx.params.get("recipe", "baseline")), str(self.name))
+        if value not in (None, ()):
+            extra["default"] = str(value)
+        return extra
+
+
 def recipe_option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
-    """An option that overrides a field of the recipe; not given, the recipe's value stands."""
-    return click.option(*names, default=None, **attributes)
+    """A :class:`RecipeOption`; not given, the recipe's value stands."""
+    return click.option(*names, cls=RecipeOption, default=None, **attributes)
+
+
+def bounded(field: str) -> click.IntRange:
+    """The whole numbers that a field may have."""
+    return click.IntRange(*LIMITS[field])
+
+
+def names_of(
+    _context: click.Context, _param: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    """``A,B`` and ``@FILE``, as often as given -> class names."""
+    with importing():
+        from loaders.subset import read_names
+
+    return read_names(values) or None
+
+
+def fold_of(
+    _context: click.Context, param: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
+    """``1/5`` -> ``(1, 5)``."""
+    if value is None:
+        return None
+    try:
+        index, count = map(int, value.split("/"))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not I/N, as in 0/5", param=param) from None
+    return index, count
 
 
 @click.command(context_settings=HELP)
 @click.option("--arch", default="resnet101", help="Any torchvision classification model.")
-@click.option("--recipe", default="baseline", help=f"One of: {', '.join(RECIPES)}.")
+@click.option(
+    "--recipe",
+    default="baseline",
+    is_eager=True,  # so that --help behind it shows its values
+    help="One of: baseline.",
+)
 @click.option("--shards", type=click.Path(path_type=Path), help="Shard set.  [HYPHAE_SHARDS_DIR]")
 @click.option(
     "--out",
@@ -38,10 +86,15 @@ def recipe_option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     help="Run folder.  [default: runs/<arch>-<recipe>-<time>]",
 )
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run folder.")
-@recipe_option("--epochs", type=click.IntRange(1), help="Passes over the training samples.")
-@recipe_option("--batch-size", type=click.IntRange(1), help="Images an optimizer step.")
-@recipe_option("--image-size", type=click.IntRange(16), help="Side of the crops [px].")
-@recipe_option("--eval-resize", type=click.IntRange(16), help="Short side before the eval crop.")
+@recipe_option("--epochs", type=bounded("epochs"), help="Passes over the training samples.")
+@recipe_option("--batch-size", type=bounded("batch_size"), help="Images an optimizer step.")
+@recipe_option("--image-size", type=bounded("image_size"), help="Side of the crops [px].")
+@recipe_option(
+    "--eval-resize",
+    type=bounded("eval_resize"),
+    show_default="440/384 of the image size",
+    help="Short side before the eval crop.",
+)
 @recipe_option("--lr", type=click.FloatRange(0, min_open=True), help="First learning rate.")
 @recipe_option("--weight-decay", type=click.FloatRange(0), help="Of AdamW.")
 @recipe_option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), help="In [0, 1).")
@@ -51,10 +104,39 @@ def recipe_option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @recipe_option("--patience", type=click.IntRange(1), help="Epochs without a better val mIoU.")
 @recipe_option(
     "--sampling",
-    type=click.Choice(["csv", "natural"]),
-    help="csv: every row, repeats included; natural: each photograph once.",
+    type=click.Choice(["csv", "natural", "balanced", "sqrt"]),
+    help="csv: every row, repeats included; natural: each photograph once; balanced: as many "
+    "images of each class; sqrt: in proportion to the square root of its photographs.",
+)
+@recipe_option(
+    "--epoch-size", type=bounded("epoch_size"), show_default="one pass", help="Images an epoch."
+)
+@recipe_option(
+    "--classes",
+    multiple=True,
+    callback=names_of,
+    metavar="A,B|@FILE",
+    help="Train and evaluate on these classes alone; @FILE has one a line.",
+)
+@recipe_option(
+    "--holdout", multiple=True, callback=names_of, metavar="A,B|@FILE", help="On all but these."
+)
+@recipe_option(
+    "--fold",
+    callback=fold_of,
+    metavar="I/N",
+    help="Keep fold I of N (0 to N-1) out of the training photographs and use it as val.",
 )
 @recipe_option("--mini", type=click.IntRange(1), help="At most so many CSV rows of each class.")
+@recipe_option("--shots", type=click.IntRange(1), help="Exactly so many photographs a class.")
+@recipe_option(
+    "--imbalance",
+    type=click.FloatRange(1),
+    help="A long tail: the largest class has so many times the photographs of the smallest.",
+)
+@recipe_option(
+    "--subset-seed", type=click.IntRange(0, 2**63 - 1), help="Of fold, shots and imbalance."
+)
 @recipe_option(
     "--resample",
     type=click.Choice(["linear", "antialias"]),
@@ -71,7 +153,9 @@ def recipe_option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     help="opencv: CPU threads; dali: on the GPU; dali-cpu: its cross-check; torchvision: the "
     "reference; synthetic: no images, for timing only.",
 )
-@recipe_option("--threads", type=click.IntRange(1), help="Of the loader.  [allowed cores]")
+@recipe_option(
+    "--threads", type=bounded("threads"), show_default="allowed cores", help="Of the loader."
+)
 @click.option("--list-archs", "show_archs", is_flag=True, help="Print the architectures and end.")
 @click.pass_context
 def main(
@@ -90,6 +174,11 @@ def main(
     Options that are not given keep the recipe's value. Reports mIoU, macro F1 and overall accuracy
     on val after each epoch, and on test for the best epoch. Ctrl-C saves; --resume goes on.
     """
+    with importing():
+        from train.models import check_arch, list_archs
+        from train.recipes import TrainConfig, create_recipe
+        from train.run import resume_run, start_run
+
     if show_archs:
         click.echo("\n".join(list_archs()))
         return
@@ -104,16 +193,7 @@ def main(
     except ValueError as error:
         raise UserError(str(error)) from None
     directory = require_path("shards_dir", shards, "--shards SHARDS")
-    start_run(config, directory, out or default_folder(config))
-
-
-def default_folder(config: TrainConfig) -> Path:
-    """``runs/<arch>-<recipe>-<time>`` below the log folder of this machine."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    name = f"{config.arch}-{config.recipe}-{stamp}"
-    folders = path_setting("log_dir") or Path("runs")
-    taken = (f"{name}-{number}" for number in count(2))  # several runs may start in a second
-    return next(folders / each for each in chain([name], taken) if not (folders / each).exists())
+    start_run(config, directory, out)
 
 
 def _refuse_options_beside_resume(context: click.Context) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from loaders.batch import Loader
 from loaders.config import LoaderConfig
 from loaders.factory import create_loader
+from shards.reader import ShardSet
 from train.recipes import TrainConfig
 from train.resolve import Resolved
 
@@ -21,7 +24,8 @@ def train_loader(config: TrainConfig, resolved: Resolved, shards: Path) -> Loade
             device=str(resolved.device),
             batch_size=config.batch_size,
             sampling=config.sampling,
-            mini=config.mini,
+            epoch_size=config.epoch_size,
+            subset=config.train_subset,
             seed=config.seed,
             drop_last=config.drop_last,
             image_size=config.image_size,
@@ -34,18 +38,41 @@ def train_loader(config: TrainConfig, resolved: Resolved, shards: Path) -> Loade
 
 def eval_loader(config: TrainConfig, resolved: Resolved, shards: Path, split: str) -> Loader:
     """Every sample of a split once, central crop, antialiased."""
-    return create_loader(
-        LoaderConfig(
-            shards=shards,
-            split=split,
-            backend=resolved.loader,
-            device=str(resolved.device),
-            batch_size=config.batch_size,
-            sampling="natural",
-            shuffle=False,
-            image_size=config.image_size,
-            resize_size=config.eval_resize,
-            resample="antialias",
-            threads=resolved.threads,
-        )
+    return create_loader(eval_config(config, resolved, shards, split))
+
+
+def eval_config(config: TrainConfig, resolved: Resolved, shards: Path, split: str) -> LoaderConfig:
+    """What :func:`eval_loader` opens.
+
+    Of the classes of the run alone; in a run with a fold, ``val`` is that fold of the train split,
+    and ``train`` the rest of it.
+    """
+    return LoaderConfig(
+        shards=shards,
+        split=stored_split(config, split),
+        backend=resolved.loader,
+        device=str(resolved.device),
+        batch_size=config.batch_size,
+        sampling="natural",
+        subset=config.eval_subset(split),
+        shuffle=False,
+        image_size=config.image_size,
+        resize_size=config.eval_resize,
+        resample="antialias",
+        threads=resolved.threads,
     )
+
+
+def count_eval_images(config: TrainConfig, shards: Path, split: str) -> int:
+    """How many images :func:`eval_loader` would show; 0 where there is no such split."""
+    opened = ShardSet(shards)
+    name = stored_split(config, split)
+    if name not in opened.manifest.splits:
+        return 0
+    with opened.split(name) as stored:
+        return int(np.count_nonzero(config.eval_subset(split).repeats(stored)))
+
+
+def stored_split(config: TrainConfig, split: str) -> str:
+    """The split of the shard set that a split of the run is made of."""
+    return "train" if split == "val" and config.fold is not None else split

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import pickle
+import textwrap
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +19,78 @@ from shards.errors import JobError, UserError
 from shards.machine import free_disk
 from shards.writer import atomic_file
 from train.models import Classifier, create_model
+from train.plain import from_plain
 from train.recipes import TrainConfig
 
 CHECKPOINT_VERSION = 1
 LAST, BEST = "last.pt", "best.pt"
 NEARLY_FULL = 1 << 30
 """Free bytes under which a failed write is put down to a full disk."""
+MESSAGE_CHARS = 300
+"""Of a reason that torch gives: it lists every weight that is missing."""
+
+
+@dataclass(kw_only=True)
+class Progressed:
+    """How far a run has come: what a checkpoint needs beside weights and optimizer."""
+
+    epoch: int = 0
+    """Epochs completed."""
+    step: int = 0
+    """Steps done of the epoch under way."""
+    samples_seen: int = 0
+    best_epoch: int = 0
+    """Counted from 1; 0 before the first evaluation."""
+    best_miou: float = -1.0
+    seconds: float = 0.0
+    """Spent in all sessions up to the last checkpoint."""
+    loss_sum: float = 0.0
+    """Of the epoch under way, over its images so far."""
+    images: int = 0
+    train_s: float = 0.0
+    wait_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not (-1 if name == "best_miou" else 0) <= value < math.inf:
+                raise ValueError(f"{name} cannot be {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedOn:
+    """The shard set of a run."""
+
+    directory: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What a run saves."""
+
+    config: TrainConfig
+    resolved: dict[str, str | int | bool]
+    """What ``auto`` became."""
+    class_names: tuple[str, ...]
+    shards: TrainedOn
+    order_hash: str
+    versions: dict[str, str]
+    model: dict[str, torch.Tensor]
+    """The backbone's, under torchvision's own names."""
+    progress: Progressed
+
+    # In last.pt alone: nobody resumes from the best one.
+    optimizer: dict[str, Any] | None = None
+    scaler: dict[str, float] | None = None
+    rng: torch.Tensor | None = None
+    cuda_rng: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        done = self.progress
+        if not done.best_epoch <= done.epoch <= self.config.epochs:
+            raise ValueError(
+                f"epoch {done.epoch} of {self.config.epochs}, the best of them {done.best_epoch}"
+            )
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -35,14 +106,40 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         ) from error
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; nothing in it is executed.
+def checkpoint_file(path: Path) -> Path:
+    """A run folder stands for its best checkpoint."""
+    return path / BEST if path.is_dir() else path
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU and check every field.
 
     Raises:
         UserError: No such file, damaged, or not a checkpoint of ours.
     """
-    if path.is_dir():
-        path = path / BEST
+    content = load_content(path)
+    with checked_content(path):
+        return from_plain(Checkpoint, content, "checkpoint")
+
+
+@contextmanager
+def checked_content(path: Path) -> Iterator[None]:
+    """Turn what wrong content makes Python and torch raise within into one line for the user."""
+    try:
+        yield
+    except (
+        AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError,
+    ) as error:  # fmt: skip
+        reason = textwrap.shorten(str(error) or type(error).__name__, MESSAGE_CHARS)
+        raise UserError(f"{path} does not hold what a run saves: {reason}") from None
+
+
+def load_content(path: Path) -> dict[str, Any]:
+    """Read the plain content of a checkpoint onto the CPU; nothing in it is executed.
+
+    Raises:
+        UserError: No such file, damaged, or not a checkpoint of ours.
+    """
     if not path.is_file():
         raise UserError(f"no checkpoint {path}")
     _check_archive(path)
@@ -63,7 +160,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of this hyphae (version {version!r}, expected "
             f"{CHECKPOINT_VERSION})"
         )
-    return dict(content)
+    return {name: each for name, each in content.items() if name != "hyphae_checkpoint"}
 
 
 def _check_archive(path: Path) -> None:
@@ -83,9 +180,30 @@ def _check_archive(path: Path) -> None:
         raise UserError(f"{path} is damaged: check sums do not match ({damaged})")
 
 
-def model_from_checkpoint(content: dict[str, Any]) -> tuple[Classifier, TrainConfig]:
-    """The trained model, on the CPU, and the configuration of its run."""
-    config = TrainConfig.from_dict(content["config"])
-    model = create_model(config.arch, len(content["class_names"]), config.mean, config.std)
-    model.backbone.load_state_dict(content["model"], strict=True)
-    return model, config
+def model_from_checkpoint(checkpoint: Checkpoint, path: Path) -> Classifier:
+    """The trained model, on the CPU.
+
+    Raises:
+        UserError: The weights are not those of the architecture.
+    """
+    config = checkpoint.config
+    with checked_content(path):
+        model = create_model(config.arch, len(checkpoint.class_names), config.mean, config.std)
+        model.backbone.load_state_dict(checkpoint.model, strict=True)
+    return model
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Put the moments back; rates and decays are the configuration's, and so not taken from a file.
+
+    Raises:
+        ValueError: The moments are not those of AdamW for these parameters.
+    """
+    fresh = optimizer.state_dict()["param_groups"]
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    for at, moments in saved["state"].items():
+        shape = tuple(parameters[at].shape)
+        found = {name: tuple(each.shape) for name, each in moments.items()}
+        if found != {"step": (), "exp_avg": shape, "exp_avg_sq": shape}:
+            raise ValueError(f"the optimizer has {found} for parameter {at} of shape {shape}")
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": fresh})

@@ -6,14 +6,11 @@ import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from shards.errors import UserError
-
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Switch = Literal["auto", "on", "off"]
+from train.recipes import Precision, Switch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NVIDIA_SMI_TIMEOUT_S = 10

@@ -9,6 +9,8 @@ from typing import Any
 import click
 from torch.utils.tensorboard import SummaryWriter
 
+from shards.writer import write_file
+
 METRICS, LOG, CONFIG, SUMMARY = "metrics.jsonl", "train.log", "config.json", "summary.json"
 
 
@@ -23,6 +25,10 @@ class RunLog:
     def say(self, line: str) -> None:
         """Print a line, and keep it in ``train.log``."""
         click.echo(line)
+        self.note(line)
+
+    def note(self, line: str) -> None:
+        """Keep in ``train.log`` what the program prints as its last line."""
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -36,7 +42,7 @@ class RunLog:
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write ``config.json`` or ``summary.json``."""
-        (self.folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_file(self.folder / name, (json.dumps(content, indent=1) + "\n").encode())
 
     def _forget_after(self, epochs_done: int) -> None:
         """Drop what a killed session recorded of an epoch that its checkpoint does not know."""
@@ -55,5 +61,5 @@ def _epoch_of(line: str) -> float:
     """The epoch of a line of metrics; a line that was cut off belongs to none."""
     try:
         return int(json.loads(line)["epoch"])
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         return float("inf")

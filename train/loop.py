@@ -22,8 +22,8 @@ from loaders.batch import Batch, Loader
 from shards.errors import Interrupted, JobError
 from shards.machine import human_time
 from shards.progress import Progress
-from train.checkpoint import BEST, LAST, save_checkpoint
-from train.evaluate import Evaluation, Stopped, evaluate
+from train.checkpoint import BEST, LAST, Progressed, save_checkpoint
+from train.evaluation import Evaluation, Stopped, evaluate
 from train.interrupt import StopRequest
 from train.log import RunLog
 from train.models import Classifier
@@ -32,27 +32,6 @@ from train.resolve import Resolved
 from train.schedule import cosine_per_epoch
 
 READ_STEPS = 50
-
-
-@dataclass(kw_only=True)
-class Progressed:
-    """How far a run has come: what a checkpoint needs beside weights and optimizer."""
-
-    epoch: int = 0
-    """Epochs completed."""
-    step: int = 0
-    """Steps done of the epoch under way."""
-    samples_seen: int = 0
-    best_epoch: int = 0
-    """Counted from 1; 0 before the first evaluation."""
-    best_miou: float = -1.0
-    seconds: float = 0.0
-    """Spent in all sessions up to the last checkpoint."""
-    loss_sum: float = 0.0
-    """Of the epoch under way, over its images so far."""
-    images: int = 0
-    train_s: float = 0.0
-    wait_s: float = 0.0
 
 
 @dataclass(kw_only=True)
@@ -195,9 +174,10 @@ def finish_epoch(session: Session, val: Evaluation) -> None:
     )
     done.step, done.images = 0, 0
     done.loss_sum = done.train_s = done.wait_s = 0.0
+    # A kill between the two loses nothing: last.pt then holds the weights of the best epoch.
+    save(session, LAST)
     if is_best:
         save(session, BEST)
-    save(session, LAST)
 
 
 def save(session: Session, name: str) -> None:
@@ -219,7 +199,8 @@ def save(session: Session, name: str) -> None:
         content["rng"] = torch.get_rng_state()
         if session.resolved.device.type == "cuda":
             content["cuda_rng"] = torch.cuda.get_rng_state(session.resolved.device)
-    save_checkpoint(session.log.folder / name, content)
+    with session.stop.held_off():
+        save_checkpoint(session.log.folder / name, content)
 
 
 def save_and_stop(session: Session) -> None:

@@ -10,6 +10,7 @@ import torchvision
 from torch import nn
 
 from shards.errors import UserError, unknown_name
+from shards.machine import available_memory, human_bytes
 from train.recipes import TrainConfig
 
 WITHOUT_AUX = {"googlenet": {"aux_logits": False, "init_weights": True},
@@ -70,14 +71,28 @@ def check_arch(arch: str) -> None:
         raise UserError(unknown_name("arch", arch, known, hint))
 
 
+def check_batch(config: TrainConfig) -> None:
+    """Raise :class:`UserError` where a single batch of images exceeds the memory that is free.
+
+    A run needs several times as much; this only keeps a slip of the keyboard from the machine.
+    """
+    needed, free = config.batch_size * config.image_size**2 * 3, available_memory()
+    if needed > free:
+        raise UserError(
+            f"a batch of {config.batch_size:,} images of {config.image_size} px takes "
+            f"{human_bytes(needed)}, and {human_bytes(free)} of memory are free; choose a smaller "
+            "--batch-size or --image-size"
+        )
+
+
 def check_fit(model: Classifier, config: TrainConfig, images_per_epoch: int) -> None:
     """Try one image of the wanted size, and where an epoch ends on a single image, that batch.
 
     Raises:
         UserError: The architecture cannot take the image size, or the batch of one.
     """
-    image = torch.zeros(1, 3, config.image_size, config.image_size, dtype=torch.uint8)
     try:
+        image = torch.zeros(1, 3, config.image_size, config.image_size, dtype=torch.uint8)
         with torch.no_grad():
             model.eval()(image)
     except (RuntimeError, ValueError, AssertionError, AttributeError) as error:

@@ -6,14 +6,19 @@ A recipe decides what is learned. The fields under "machine" decide how fast, an
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from loaders.augment import AugmentConfig
 from loaders.config import Backend, Resample
 from loaders.plan import Sampling
+from loaders.subset import Subset
 from shards.errors import UserError, unknown_name
-from train.device import Precision, Switch
+from train.limits import LIMITS
+from train.plain import from_plain
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Switch = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +50,20 @@ class TrainConfig:
     resample: Resample = "antialias"
     """Of training images; evaluation always antialiases."""
     sampling: Sampling = "csv"
+    epoch_size: int | None = None
+    """Images an epoch; by default one pass over rows (``csv``) or photographs (the others)."""
+    classes: tuple[str, ...] = ()
+    holdout: tuple[str, ...] = ()
+    """Class names; these two, and ``fold``, decide what is evaluated too."""
+    fold: tuple[int, int] | None = None
+    """``(I, N)``: fold I of the train split is kept out of training and takes the place of val."""
     mini: int | None = None
     """At most so many CSV rows of each class, drawn as the course draws them."""
+    shots: int | None = None
+    imbalance: float | None = None
+    """``docs/plan.md`` explains all of these."""
+    subset_seed: int = 0
+    """Of fold, shots and imbalance."""
     drop_last: bool = False
     mean: tuple[float, float, float] = (0.4308, 0.4084, 0.3393)
     std: tuple[float, float, float] = (0.1063, 0.1023, 0.1123)
@@ -61,11 +78,13 @@ class TrainConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.image_size < 16:
-            raise ValueError(f"image_size must be at least 16 px, got {self.image_size}")
+        for name, (low, high) in LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name} must be from {low} to {high}, got {value}")
+        if self.patience < 1:
+            raise ValueError(f"patience must be at least 1, got {self.patience}")
+        _ = self.train_subset  # which refuses contradictions
         if self.eval_resize is not None and self.eval_resize < self.image_size:
             raise ValueError(
                 f"eval_resize {self.eval_resize} is below image_size {self.image_size}"
@@ -78,6 +97,23 @@ class TrainConfig:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
 
+    @property
+    def train_subset(self) -> Subset:
+        """The samples to train on, of the train split."""
+        return replace(
+            self.eval_subset("train"), mini=self.mini, shots=self.shots, imbalance=self.imbalance
+        )
+
+    def eval_subset(self, split: str) -> Subset:
+        """The samples to evaluate on: the same classes, and the same side of a fold."""
+        return Subset(
+            classes=self.classes,
+            holdout=self.holdout,
+            fold=None if split == "test" else self.fold,
+            fold_part="val" if split == "val" else "train",
+            seed=self.subset_seed,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON and checkpoints."""
         return asdict(self)
@@ -87,16 +123,12 @@ class TrainConfig:
         """The reverse of :meth:`to_dict`.
 
         Raises:
-            UserError: A field that this version does not know.
+            UserError: A field that this version does not know, or of another type.
         """
-        known = {each.name for each in fields(cls)}
-        for name in content:
-            if name not in known:
-                raise UserError(unknown_name("configuration field", name, known))
-        augment = content["augment"]
-        pairs = {name: tuple(augment[name]) for name in ("crop_scale", "crop_ratio")}
-        triples = {name: tuple(content[name]) for name in ("mean", "std")}
-        return cls(**content | triples | {"augment": AugmentConfig(**augment | pairs)})
+        try:
+            return from_plain(cls, content, "configuration")
+        except (ValueError, OverflowError) as error:
+            raise UserError(str(error)) from None
 
 
 def baseline() -> TrainConfig:

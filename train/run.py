@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,14 @@ import numpy as np
 import torch
 import torchvision
 
-from shards.errors import Interrupted, UserError
+from shards.errors import Interrupted, JobError, ShardError, UserError
 from shards.format import Manifest
 from shards.machine import human_time
 from shards.reader import ShardSet
-from shards.settings import refuse_code_folder
-from train.batches import eval_loader, train_loader
-from train.checkpoint import BEST, LAST, load_checkpoint
+from train.batches import count_eval_images, eval_loader, train_loader
+from train.checkpoint import BEST, LAST, Checkpoint, checked_content, load_checkpoint
 from train.estimate import estimate
-from train.evaluate import (
+from train.evaluation import (
     Evaluation,
     Stopped,
     evaluate_split,
@@ -27,15 +27,17 @@ from train.evaluate import (
     published_lines,
     result_row,
 )
+from train.folder import check_new_folder, default_folder, held, new_folder
 from train.interrupt import StopRequest
 from train.log import CONFIG, SUMMARY, RunLog
-from train.loop import Progressed, Session, create_optimizer, fit, resume_command
-from train.models import check_arch, check_fit, create_model
+from train.loop import Session, create_optimizer, fit, resume_command
+from train.models import check_arch, check_batch, check_fit, create_model
 from train.recipes import TrainConfig
 from train.resolve import resolve
+from train.restore import restore
 
 
-def start_run(config: TrainConfig, shards: Path, folder: Path) -> dict[str, Any]:
+def start_run(config: TrainConfig, shards: Path, folder: Path | None = None) -> dict[str, Any]:
     """Train from scratch and return the summary, which is also ``summary.json``.
 
     Raises:
@@ -43,82 +45,118 @@ def start_run(config: TrainConfig, shards: Path, folder: Path) -> dict[str, Any]
         Interrupted: A signal asked to stop; the run can be resumed.
         JobError: Training failed.
     """
-    refuse_code_folder(folder, "output folder")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        what = "holds something already" if folder.is_dir() else "is a file"
-        raise UserError(f"output folder {folder} {what}; choose another, or --resume a run")
+    check_new_folder(folder or default_folder(config))
     check_arch(config.arch)
     manifest = ShardSet(shards).manifest
-    return _run(config, shards, manifest, folder, None)
+    return _run(config, shards, manifest, new_folder(folder, config), None)
 
 
 def resume_run(folder: Path, shards: Path | None) -> dict[str, Any]:
     """Go on with an interrupted run exactly where it was saved.
 
     Raises:
-        UserError: There is no such run, it is finished, or its data or order of samples changed.
+        UserError: There is no such run, it is finished or at work, or its data or order of samples
+            changed.
     """
     if not (folder / LAST).is_file():
         raise UserError(f"{folder} holds no run to resume (no {LAST} in it)")
-    content = load_checkpoint(folder / LAST)
-    config = TrainConfig.from_dict(content["config"])
-    if (folder / SUMMARY).exists():
-        raise UserError(f"{folder} is finished; its result is in {folder / SUMMARY}")
-    shards = shards or Path(content["shards"]["directory"])
-    manifest = ShardSet(shards).manifest
-    if manifest.fingerprint != content["shards"]["fingerprint"]:
-        raise UserError(
-            f"{shards} is not the shard set that this run was trained on; pass that one with "
-            "--shards, or start a new run"
-        )
-    return _run(config, shards, manifest, folder, content)
+    with held(folder):
+        if (folder / SUMMARY).exists():
+            raise UserError(f"{folder} is finished; its result is in {folder / SUMMARY}")
+        saved = load_checkpoint(folder / LAST)
+        shards = shards or Path(saved.shards.directory)
+        manifest = ShardSet(shards).manifest
+        if manifest.fingerprint != saved.shards.fingerprint:
+            raise UserError(
+                f"{shards} is not the shard set that this run was trained on; pass that one with "
+                "--shards, or start a new run"
+            )
+        return _run(saved.config, shards, manifest, nullcontext(folder), saved)
 
 
 def _run(
     config: TrainConfig,
     shards: Path,
     manifest: Manifest,
-    folder: Path,
-    saved: dict[str, Any] | None,
+    place: AbstractContextManager[Path],
+    saved: Checkpoint | None,
 ) -> dict[str, Any]:
+    check_shards(shards, manifest)
+    check_batch(config)
     resolved = resolve(config)
     torch.manual_seed(config.seed)
-    train = train_loader(config, resolved, shards)
-    val = eval_loader(config, resolved, shards, "val")
-    model = create_model(config.arch, manifest.num_classes, config.mean, config.std)
-    check_fit(model, config, train.samples_per_epoch)
-    network = prepare_model(model, resolved)
-    if resolved.compile:
-        network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
-    folder.mkdir(parents=True, exist_ok=True)
-    log = RunLog(folder, epochs_done=saved["progress"]["epoch"] if saved else 0)
-    try:
-        with StopRequest() as stop:
-            session = Session(
-                config=config,
-                resolved=resolved,
-                model=model,
-                network=network,
-                optimizer=create_optimizer(model, config, resolved.device),
-                scaler=torch.amp.GradScaler(
-                    resolved.device.type, enabled=resolved.precision == "fp16"
-                ),
-                train=train,
-                val=val,
-                num_classes=manifest.num_classes,
-                log=log,
-                stop=stop,
-                facts=_facts(manifest, shards, train),
-            )
+    with ExitStack() as opened:
+        train = opened.enter_context(closing(train_loader(config, resolved, shards)))
+        val = opened.enter_context(closing(eval_loader(config, resolved, shards, "val")))
+        model = create_model(config.arch, manifest.num_classes, config.mean, config.std)
+        check_fit(model, config, train.samples_per_epoch)
+        network = prepare_model(model, resolved)
+        if resolved.compile:
+            network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
+        folder = opened.enter_context(place)  # a folder is made once nothing can be refused
+        epochs_done = saved.progress.epoch if saved else 0
+        log = opened.enter_context(closing(RunLog(folder, epochs_done)))
+        session = Session(
+            config=config,
+            resolved=resolved,
+            model=model,
+            network=network,
+            optimizer=create_optimizer(model, config, resolved.device),
+            scaler=torch.amp.GradScaler(resolved.device.type, enabled=resolved.precision == "fp16"),
+            train=train,
+            val=val,
+            num_classes=manifest.num_classes,
+            log=log,
+            stop=opened.enter_context(StopRequest()),
+            facts=_facts(manifest, shards, train),
+        )
+        try:
             if saved is not None:
-                _restore(session, saved)
+                restore(session, saved)
             _announce(session, manifest, shards)
             fit(session)
             return _finish(session, manifest, shards)
-    finally:
-        log.close()
-        train.close()
-        val.close()
+        except ShardError as error:
+            failed = JobError(f"{error.format_message()}. {_way_on(folder)}")
+            _note_end(log, failed)
+            raise failed from None
+        except (Interrupted, JobError) as error:
+            _note_end(log, error)
+            raise
+
+
+def check_shards(directory: Path, manifest: Manifest) -> None:
+    """Look at the size of every shard: a lost one shows now rather than in the test of the end.
+
+    Raises:
+        ShardError: A shard is missing or cut short.
+    """
+    for name, expected in manifest.files.items():
+        if not name.endswith(".tar"):
+            continue
+        try:
+            size = (directory / name).stat().st_size
+        except OSError as error:
+            raise ShardError(
+                f"cannot read shard {directory / name}: {error.strerror}; pack the set again"
+            ) from None
+        if size != expected.bytes:
+            raise ShardError(
+                f"{directory / name} has {size:,} bytes, the manifest says {expected.bytes:,}; "
+                "pack the set again"
+            )
+
+
+def _way_on(folder: Path) -> str:
+    if not (folder / LAST).exists():
+        return "Nothing was saved yet: mend the set, then start again"
+    return f"Mend the set, then go on from the last checkpoint: {resume_command(folder)}"
+
+
+def _note_end(log: RunLog, error: UserError) -> None:
+    """Keep the last line of a run that did not come to its end, unless the disk is full."""
+    with suppress(OSError):
+        log.note(error.format_message())
 
 
 def _facts(manifest: Manifest, shards: Path, train: Any) -> dict[str, Any]:
@@ -140,26 +178,6 @@ def versions() -> dict[str, str]:
     }
 
 
-def _restore(session: Session, saved: dict[str, Any]) -> None:
-    """Put everything back as the checkpoint had it; name whatever differs."""
-    if saved["order_hash"] != session.facts["order_hash"]:
-        raise UserError(
-            f"the order of samples is not that of the run (hash {session.facts['order_hash']}, was "
-            f"{saved['order_hash']}): the versions of hyphae or NumPy differ; start a new run"
-        )
-    for what, now in (("resolved", session.resolved.to_dict()), ("versions", versions())):
-        for name, value in now.items():
-            if saved[what].get(name) != value:
-                session.log.say(f"note: {name} is {value} now, was {saved[what].get(name)}")
-    session.model.backbone.load_state_dict(saved["model"])
-    session.optimizer.load_state_dict(saved["optimizer"])
-    session.scaler.load_state_dict(saved["scaler"])
-    torch.set_rng_state(saved["rng"])
-    if "cuda_rng" in saved and session.resolved.device.type == "cuda":
-        torch.cuda.set_rng_state(saved["cuda_rng"], session.resolved.device)
-    session.done = Progressed(**saved["progress"])
-
-
 def _announce(session: Session, manifest: Manifest, shards: Path) -> None:
     """Say what will run, with which choices, and how long it is going to take."""
     config, say = session.config, session.log.say
@@ -174,13 +192,15 @@ def _announce(session: Session, manifest: Manifest, shards: Path) -> None:
     parameters = sum(each.numel() for each in session.model.parameters())
     say(
         f"{config.arch} ({parameters / 1e6:.1f} M parameters), recipe {config.recipe}, "
-        f"{config.epochs} epochs of {session.train.samples_per_epoch:,} images at "
+        f"{config.epochs} epoch{'s' * (config.epochs > 1)} of {session.train.samples_per_epoch:,} images at "
         f"{config.image_size} px, batch {config.batch_size}; {manifest.num_classes} classes "
         f"of {shards}"
     )
     say(str(session.resolved))
+    chosen = str(config.train_subset)
     say(
-        f"sampling {config.sampling}, order {session.facts['order_hash']}; run {session.log.folder}"
+        f"sampling {config.sampling}{f' ({chosen})' if chosen else ''}, order "
+        f"{session.facts['order_hash']}; run {session.log.folder}"
     )
     stored_side = manifest.options.get("short_side", config.image_size)
     if config.image_size > stored_side:
@@ -193,8 +213,7 @@ def _announce(session: Session, manifest: Manifest, shards: Path) -> None:
         say("note: synthetic images: the scores mean nothing, only the speed does")
     if session.done.samples_seen:
         say(f"resuming in epoch {session.done.epoch + 1} after step {session.done.step}")
-    test = manifest.splits.get("test")
-    expected = estimate(session, test.samples if test else 0)
+    expected = estimate(session, count_eval_images(config, shards, "test"))
     say(
         f"expected: {human_time(expected.seconds)} (step {expected.step_images_per_s:,.0f} img/s, "
         f"loader {expected.loader_images_per_s:,.0f} img/s, each measured alone)"
@@ -205,8 +224,9 @@ def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any
     """Test the best epoch and write the summary."""
     config, done, log = session.config, session.done, session.log
     best = load_checkpoint(log.folder / BEST)
-    session.model.backbone.load_state_dict(best["model"])
-    has_test = "test" in manifest.splits and manifest.splits["test"].samples > 0
+    with checked_content(log.folder / BEST):
+        session.model.backbone.load_state_dict(best.model)
+    has_test = count_eval_images(config, shards, "test") > 0
     split = "test" if has_test else "val"
     try:
         result = evaluate_split(
@@ -254,6 +274,8 @@ def _summary(
         "arch": config.arch,
         "recipe": config.recipe,
         "image_size": config.image_size,
+        "sampling": config.sampling,
+        "subset": str(config.train_subset),
         "num_classes": manifest.num_classes,
         "resolved": session.resolved.to_dict(),
         **{name: session.facts[name] for name in ("shards", "order_hash", "versions")},

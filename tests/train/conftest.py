@@ -17,10 +17,12 @@ import torch
 from torch import nn
 from torchvision.models._api import BUILTIN_MODELS
 
+import train.loop
 import train.run
 from loaders.augment import AugmentConfig
 from shards.commands import run
-from train.checkpoint import BEST, LAST, load_checkpoint
+from train.checkpoint import BEST, LAST, load_content
+from train.evaluation import Evaluation
 from train.interrupt import StopRequest
 from train.log import METRICS, SUMMARY
 from train.recipes import TrainConfig, create_recipe
@@ -149,6 +151,24 @@ def resume() -> Callable[..., dict[str, Any]]:
     return go_on
 
 
+@pytest.fixture
+def val_hits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """``val_hits(1, 3, ...)``: what val says after each epoch; mIoU rises with the number.
+
+    Two classes of ten images each; so many of the first are hit, and all of the second.
+    """
+
+    def script(*hits: int) -> None:
+        matrices = iter(
+            torch.tensor([[each, 10 - each, 0], [0, 10, 0], [0, 0, 0]]) for each in hits
+        )
+        monkeypatch.setattr(
+            train.loop, "evaluate", lambda *_, **__: Evaluation(next(matrices), 1.0, 0.1)
+        )
+
+    return script
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
 
@@ -176,7 +196,7 @@ def outcome_of() -> Callable[[Path], dict[str, Any]]:
         return {name: value for name, value in content.items() if name not in names}
 
     def outcome(folder: Path) -> dict[str, Any]:
-        last, best = load_checkpoint(folder / LAST), load_checkpoint(folder / BEST)
+        last, best = load_content(folder / LAST), load_content(folder / BEST)
         summary = json.loads((folder / SUMMARY).read_text())
         return {
             "weights": plain(last["model"]),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import train.run
-from train.checkpoint import LAST, load_checkpoint
+from train.checkpoint import LAST, load_content
 from train.estimate import Estimate
 from train.log import LOG
 
@@ -19,7 +19,7 @@ def test_the_estimate_changes_nothing_in_a_run(
 ) -> None:
     monkeypatch.setattr(train.run, "estimate", lambda *_: Estimate(1.0, 1.0, 1.0))
     train_tiny(tmp_path / "run")
-    ours, without = (load_checkpoint(each / LAST) for each in (finished_run, tmp_path / "run"))
+    ours, without = (load_content(each / LAST) for each in (finished_run, tmp_path / "run"))
     assert all(torch.equal(ours["model"][name], each) for name, each in without["model"].items())
     assert torch.equal(ours["rng"], without["rng"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
@@ -18,7 +19,8 @@ from shards.errors import JobError
 from shards.format import MANIFEST_NAME, Manifest
 from train.batches import eval_loader
 from train.checkpoint import BEST, LAST, load_checkpoint, model_from_checkpoint
-from train.evaluate import Stopped, evaluate, main, published_lines
+from train.evaluate import main
+from train.evaluation import Stopped, evaluate, published_lines
 from train.log import LOG, METRICS, SUMMARY
 from train.resolve import resolve
 
@@ -105,13 +107,35 @@ def test_another_set_of_the_same_classes_is_noted(
     assert f"note: {shards_copy} is not the shard set of the run" in ended.out
 
 
-def test_a_json_file_that_cannot_be_written_is_one_line(
-    finished_run: Path, command_line: Any, tmp_path: Path
+def no_writing(path: str | Path, mode: int) -> bool:
+    """By mode alone, root may write everywhere."""
+    return mode != os.W_OK or "locked" not in Path(path).name
+
+
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [
+        ("folder", "is a directory"),
+        ("no/row.json", "no folder "),
+        ("locked", "is a directory"),
+        ("locked/row.json", "cannot be written"),
+        ("locked.json", "is not writable"),
+    ],
+)
+def test_a_json_file_that_cannot_be_written_is_refused_before_the_work(
+    command_line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, named: str
 ) -> None:
-    ended = command_line(main, finished_run, "--json", tmp_path / "no" / "row.json")
-    assert ended.code in (1, 2)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked.json").touch()
+    monkeypatch.setattr(os, "access", no_writing)
+    ended = command_line(main, "no checkpoint", "--json", tmp_path / file)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("error: ")
+    assert "--json" in ended.err
+    assert str(tmp_path / file) in ended.err
     assert ended.err.count("\n") == 1
-    assert str(tmp_path / "no" / "row.json") in ended.err
+    assert named in ended.err
 
 
 def test_a_missing_checkpoint_is_named(command_line: Any, tmp_path: Path) -> None:
@@ -125,9 +149,10 @@ def test_a_missing_checkpoint_is_named(command_line: Any, tmp_path: Path) -> Non
 @pytest.fixture
 def parts(finished_run: Path, tiny_shards: Path) -> Generator[tuple[Any, Any, Any]]:
     """Model, val loader (batches of five and one), and how they run."""
-    model, config = model_from_checkpoint(load_checkpoint(finished_run))
-    resolved = resolve(config)
-    with closing(eval_loader(config, resolved, tiny_shards, "val")) as loader:
+    saved = load_checkpoint(finished_run / BEST)
+    model = model_from_checkpoint(saved, finished_run / BEST)
+    resolved = resolve(saved.config)
+    with closing(eval_loader(saved.config, resolved, tiny_shards, "val")) as loader:
         yield model, loader, resolved
 
 

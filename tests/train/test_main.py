@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import click
 import pytest
 
 from shards.format import MANIFEST_NAME, WORK_NAME
 from train.__main__ import main
 from train.log import CONFIG, SUMMARY
 from train.models import list_archs
+from train.recipes import RECIPES, TrainConfig, create_recipe
 
 REPO = Path(__file__).resolve().parents[2]
 ROWS = 36  # of the tiny shards
@@ -59,8 +62,11 @@ def test_an_unknown_recipe_is_refused_with_the_nearest_name(refused: Any) -> Non
         ("--image-size", 0),
         ("--image-size", -5),
         ("--image-size", "large"),
+        ("--image-size", 10**6),
         ("--epochs", 0),
+        ("--epochs", 10**12),
         ("--batch-size", 0),
+        ("--batch-size", 10**9),
         ("--lr", 0),
         ("--lr", -1),
         ("--patience", 0),
@@ -69,6 +75,8 @@ def test_an_unknown_recipe_is_refused_with_the_nearest_name(refused: Any) -> Non
         ("--loader", "magic"),
         ("--sampling", "random"),
         ("--threads", 0),
+        ("--threads", 10**5),
+        ("--epoch-size", 10**12),
         ("--mini", 0),
         ("--seed", -1),
     ],
@@ -143,6 +151,31 @@ def test_a_damaged_shard_set_is_refused(refused: Any, shards_copy: Path) -> None
     table.write_bytes(table.read_bytes()[:-8])
     message = refused(shards=shards_copy)
     assert message.startswith(f"{table} is damaged: sha256 does not match")
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_shard_that_was_lost_is_named_before_anything_is_made(
+    refused: Any, shards_copy: Path, split: str
+) -> None:
+    tar = shards_copy / f"{split}-000000.tar"
+    size = tar.stat().st_size
+    tar.write_bytes(tar.read_bytes()[:-512])
+    assert refused(shards=shards_copy) == (
+        f"{tar} has {size - 512:,} bytes, the manifest says {size:,}; pack the set again"
+    )
+    tar.unlink()
+    message = refused(shards=shards_copy)
+    assert message == (f"cannot read shard {tar}: No such file or directory; pack the set again")
+
+
+def test_a_batch_that_exceeds_the_memory_is_refused(
+    refused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.models.available_memory", lambda: 5 * 32 * 32 * 3 - 1)
+    assert refused() == (
+        "a batch of 5 images of 32 px takes 15.4 kB, and 15.4 kB of memory are free; choose a "
+        "smaller --batch-size or --image-size"
+    )
 
 
 def test_an_output_folder_that_is_a_file_is_refused(refused: Any, tmp_path: Path) -> None:
@@ -324,6 +357,45 @@ def test_help_shows_every_option_with_its_text(command_line: Any) -> None:
     for parameter in main.params:
         assert getattr(parameter, "help", None)
         assert parameter.opts[0] in ended.out
+
+
+def shown_default(option: click.Option) -> str | None:
+    with click.Context(main, show_default=True) as context:
+        return option.get_help_extra(context).get("default")
+
+
+def test_help_shows_the_value_of_the_recipe_beside_each_option() -> None:
+    recipe = create_recipe("baseline")
+    for option in main.params:
+        assert isinstance(option, click.Option)
+        if hasattr(recipe, str(option.name)):
+            value = getattr(recipe, str(option.name))
+            assert value in (None, ()) or shown_default(option) == str(value)
+
+
+def test_help_shows_the_values_of_the_recipe_that_was_asked_for(
+    command_line: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RECIPES, "quick", lambda: replace(create_recipe("baseline"), epochs=3))
+    assert re.search(r"--epochs .*\[default:\s+20;", command_line(main, "--help").out, re.DOTALL)
+    quick = command_line(main, "--recipe", "quick", "--help")
+    assert re.search(r"--epochs .*\[default:\s+3;", quick.out, re.DOTALL)
+
+
+def test_help_names_every_recipe_and_every_choice_of_a_field(command_line: Any) -> None:
+    out = command_line(main, "--help").out
+    assert all(name in out for name in RECIPES)
+    hints = get_type_hints(TrainConfig)
+    options = {option.name: option for option in main.params}
+    for name, hint in hints.items():
+        if get_origin(hint) is Literal and name in options:
+            choice = options[name].type
+            assert isinstance(choice, click.Choice)
+            assert tuple(choice.choices) == get_args(hint)
+
+
+def test_one_epoch_is_not_one_epochs(train_command: TrainCommand, tmp_path: Path) -> None:
+    assert "1 epoch of 36 images" in train_command("--out", tmp_path / "run").out
 
 
 def test_a_mistake_shows_no_traceback_in_a_real_program(run_command: Any, tmp_path: Path) -> None:

@@ -36,14 +36,20 @@ PUBLISHED: dict[str, Any] = {
     ),
     "resample": "antialias",
     "sampling": "csv",
+    "epoch_size": None,
+    "classes": (),
+    "holdout": (),
+    "fold": None,
     "mini": None,
+    "shots": None,
+    "imbalance": None,
     "drop_last": False,
     "mean": (0.4308, 0.4084, 0.3393),
     "std": (0.1063, 0.1023, 0.1123),
     "amp": "fp16",
 }
 OF_THE_MACHINE = {"device", "precision", "compile", "loader", "threads"}
-NOT_PUBLISHED = {"arch", "patience"}
+NOT_PUBLISHED = {"arch", "patience", "subset_seed"}
 
 
 def test_baseline_is_the_published_recipe() -> None:
@@ -83,6 +89,9 @@ def test_a_recipe_is_named_by_its_key(name: str) -> None:
             "image_size": st.integers(16, 200),
             "eval_resize": st.none() | st.integers(200, 400),
             "mini": st.none() | st.integers(1, 100),
+            "fold": st.none() | st.sampled_from([(0, 2), (4, 5)]),
+            "holdout": st.lists(st.text(min_size=1), max_size=3).map(tuple),
+            "epoch_size": st.none() | st.integers(1, 10**6),
             "threads": st.none() | st.integers(1, 64),
             "augment": st.builds(
                 AugmentConfig,
@@ -116,10 +125,13 @@ def test_an_unknown_recipe_is_named_with_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("epochs", 0, "epochs must be at least 1, got 0"),
-        ("batch_size", -3, "batch_size must be at least 1, got -3"),
+        ("epochs", 0, "epochs must be from 1 to 100000, got 0"),
+        ("batch_size", -3, "batch_size must be from 1 to 65536, got -3"),
         ("patience", 0, "patience must be at least 1, got 0"),
-        ("image_size", 15, "image_size must be at least 16 px, got 15"),
+        ("image_size", 15, "image_size must be from 16 to 4096, got 15"),
+        ("image_size", 10**6, "image_size must be from 16 to 4096, got 1000000"),
+        ("epochs", 10**12, "epochs must be from 1 to 100000, got 1000000000000"),
+        ("threads", 10**5, "threads must be from 1 to 512, got 100000"),
         ("eval_resize", 383, "eval_resize 383 is below image_size 384"),
         ("lr", -1e-3, "lr must be 0 or more, got -0.001"),
         ("lr", float("nan"), "lr must be 0 or more, got nan"),

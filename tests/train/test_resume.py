@@ -21,7 +21,7 @@ import train.loop
 import train.run
 from shards.errors import Interrupted, UserError
 from train.__main__ import main
-from train.checkpoint import LAST, load_checkpoint
+from train.checkpoint import BEST, LAST, load_content, save_checkpoint
 from train.interrupt import StopRequest
 from train.log import LOG, SUMMARY
 from train.recipes import create_recipe
@@ -146,7 +146,7 @@ def test_seconds_and_samples_add_up_over_sessions(
     stop_after(4)
     with pytest.raises(Interrupted):
         train_tiny(tmp_path / "run", epochs=1)
-    first = load_checkpoint(tmp_path / "run" / LAST)["progress"]
+    first = load_content(tmp_path / "run" / LAST)["progress"]
     assert (first["step"], first["images"], first["samples_seen"]) == (4, 20, 20)
     summary = resume(tmp_path / "run")
     assert summary["samples_seen"] == ROWS
@@ -199,9 +199,62 @@ def test_a_killed_run_goes_on_from_the_last_epoch_and_equals_the_unbroken_one(
 ) -> None:
     with dying(monkeypatch, name, call):
         train_tiny(tmp_path / "run")
-    assert load_checkpoint(tmp_path / "run" / LAST)["progress"]["epoch"] == 1
+    assert load_content(tmp_path / "run" / LAST)["progress"]["epoch"] == 1
     resume(tmp_path / "run")
     assert outcome_of(tmp_path / "run") == outcome_of(finished_run)
+
+
+@pytest.mark.parametrize(
+    ("hits", "save"),
+    [
+        pytest.param((5, 3, 4), 2, id="the first epoch, the best of all"),
+        pytest.param((3, 5, 4), 4, id="an epoch between others"),
+        pytest.param((3, 4, 5), 6, id="the last epoch"),
+        pytest.param((5, 3, 6), 5, id="the last epoch, after one that was worse"),
+    ],
+)
+def test_a_kill_between_the_writes_of_last_and_best_loses_no_best_epoch(
+    tmp_path: Path,
+    train_tiny: Any,
+    val_hits: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    outcome_of: OutcomeOf,
+    hits: tuple[int, ...],
+    save: int,
+) -> None:
+    val_hits(*hits)
+    train_tiny(tmp_path / "unbroken")
+    val_hits(*hits)  # each epoch is evaluated once: none is trained again for the best one's sake
+    with dying(monkeypatch, "save", save):
+        train_tiny(tmp_path / "killed")
+    train.run.resume_run(tmp_path / "killed", None)
+    ours, theirs = outcome_of(tmp_path / "killed"), outcome_of(tmp_path / "unbroken")
+    assert ours == theirs
+    assert ours["best progress"]["epoch"] == 1 + hits.index(max(hits))
+
+
+@pytest.mark.parametrize("what", ["gone", "of another epoch"])
+def test_a_run_whose_best_checkpoint_was_lost_is_refused_before_the_work(
+    tmp_path: Path, train_tiny: Any, val_hits: Any, stop_after: Any, command_line: Any, what: str
+) -> None:
+    folder = tmp_path / "run"
+    val_hits(3, 5, 4)
+    stop_after(2 * STEPS + 3)  # val is scripted and does not ask: in the third epoch
+    with pytest.raises(Interrupted):
+        train_tiny(folder)
+    if what == "gone":
+        (folder / BEST).unlink()
+    else:
+        content = load_content(folder / BEST)
+        content["progress"] |= {"epoch": 1, "best_epoch": 1}
+        save_checkpoint(folder / BEST, content)
+    ended = command_line(main, "--resume", folder)
+    found = "missing" if what == "gone" else "of epoch 1"
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == (
+        f"error: {folder / BEST} is {found}, the run's best is of epoch 2; put that file back, or "
+        "start a new run\n"
+    )
 
 
 def test_a_run_killed_before_its_test_row_needs_no_more_training(
@@ -403,6 +456,51 @@ def test_a_program_stopped_by_a_signal_saves_and_can_be_resumed(
     assert outcome_of(folder) == outcome_of(unbroken), err
 
 
+KILL_BETWEEN = """
+import os, signal, sys
+import train.loop
+from train.__main__ import main
+from shards.commands import run
+
+original, saves = train.loop.save, 0
+
+def save(session, name):
+    global saves
+    saves += 1
+    if saves == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(session, name)
+
+train.loop.save = save
+run(main, "train")
+"""
+
+
+@pytest.mark.slow
+def test_a_program_killed_between_the_two_writes_loses_nothing(
+    tmp_path: Path,
+    tiny_shards: Path,
+    command_environment: dict[str, str],
+    run_command: Any,
+    unbroken: Path,
+    outcome_of: OutcomeOf,
+) -> None:
+    folder = tmp_path / "run"
+    killed = subprocess.run(
+        [
+            sys.executable, "-c", KILL_BETWEEN, "--arch", "shufflenet_v2_x0_5", "--image-size",
+            "32", "--batch-size", "6", "--epochs", "6", "--device", "cpu", "--precision", "fp32",
+            "--shards", str(tiny_shards), "--out", str(folder),
+        ],
+        env=command_environment, cwd=tmp_path, capture_output=True, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (folder / BEST).exists()
+    done = run_command("train", "--resume", folder)
+    assert done.returncode == 0, done.stderr
+    assert outcome_of(folder) == outcome_of(unbroken)
+
+
 @pytest.mark.slow
 def test_a_program_that_was_killed_loses_at_most_an_epoch(
     tmp_path: Path,
@@ -416,7 +514,7 @@ def test_a_program_that_was_killed_loses_at_most_an_epoch(
     returned, err = signalled(folder, tiny_shards, command_environment, signal.SIGKILL)
     assert returned == -signal.SIGKILL, err
     epochs = sum(line.startswith("epoch ") for line in (folder / LOG).read_text().splitlines())
-    assert load_checkpoint(folder / LAST)["progress"]["epoch"] in (epochs, epochs - 1)
+    assert load_content(folder / LAST)["progress"]["epoch"] in (epochs, epochs - 1)
     done = run_command("train", "--resume", folder)
     assert done.returncode == 0, done.stderr
     ours, theirs = outcome_of(folder), outcome_of(unbroken)
