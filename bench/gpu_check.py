@@ -17,18 +17,16 @@ from itertools import islice
 from pathlib import Path
 
 import click
-import torch
 
 from bench.doctor import run_doctor
 from bench.end_to_end import run_window
 from bench.environment import environment
+from bench.parity import measure_pixels
 from bench.request import Request, fitting_batch, images_per_epoch
 from bench.result import Result, Section, render
 from bench.step import Stepper
-from loaders.augment import AugmentConfig
 from loaders.batch import Batch
-from loaders.config import Backend, LoaderConfig
-from loaders.factory import create_loader
+from loaders.config import Backend
 from shards.errors import JobError
 from shards.format import Manifest
 from shards.settings import CODE_ROOT
@@ -36,7 +34,7 @@ from train.batches import train_loader
 
 WARM_UP_STEPS, WINDOWS, WINDOW_STEPS = 5, 3, 5
 """20 steps in all."""
-PARITY_BATCHES = 4
+PARITY_IMAGES = 128
 BATCH = 32
 NO_TESTS_RAN = 5
 """Exit code of pytest."""
@@ -60,7 +58,7 @@ def parts(request: Request, arch: str, backends: tuple[Backend, Backend]) -> lis
             Part(f"20 training steps, {arch}, loader {backend}", _steps(request, arch, backend))
             for backend in backends
         ),
-        Part(f"parity of {backends[0]} and {backends[1]}", lambda: parity(request, backends)),
+        Part("parity", lambda: check_parity(request)),
     ]
 
 
@@ -138,56 +136,17 @@ def training_steps(request: Request, arch: str, backend: Backend) -> Section:
     )
 
 
-def parity(request: Request, backends: tuple[Backend, Backend]) -> str:
-    """Differences of the pixels that two back ends make of the same plan, in steps of 255.
+def check_parity(request: Request) -> str:
+    """What the back ends make of the same plan beside Pillow.
 
     Raises:
-        JobError: They disagree on samples or labels.
+        JobError: They differ by more than is allowed, or disagree on samples or labels.
     """
-    lines = [f"{'':<28}{'mean':>8}{'max':>6}   of 255, over {PARITY_BATCHES} batches"]
-    for name, config in _parity_configs(request).items():
-        ours, theirs = (_first_batches(replace(config, backend=each)) for each in backends)
-        for one, other in zip(ours, theirs, strict=True):
-            if not (torch.equal(one.ids, other.ids) and torch.equal(one.labels, other.labels)):
-                raise JobError(f"{name}: {backends[0]} and {backends[1]} yield different samples")
-        differences = torch.cat(
-            [
-                (one.images.int() - other.images.int()).abs().flatten()
-                for one, other in zip(ours, theirs, strict=True)
-            ]
-        )
-        lines.append(
-            f"{name:<28}{differences.double().mean().item():>8.3f}{differences.max().item():>6}"
-        )
-    return "\n".join(lines)
-
-
-def _parity_configs(request: Request) -> dict[str, LoaderConfig]:
-    _, resolved = request.training("resnet18", cpu_batch=BATCH, gpu_batch=BATCH)
-    images = images_per_epoch(request.shards)
-    training = LoaderConfig(
-        shards=request.shards,
-        device=str(resolved.device),
-        batch_size=fitting_batch(BATCH, images, PARITY_BATCHES),
-        image_size=request.image_size,
-        threads=request.num_threads,
-        augment=AugmentConfig(),
-        resample="linear",
-    )
-    return {
-        "training, linear": training,
-        "training, antialias": replace(training, resample="antialias"),
-        "evaluation, antialias": replace(training, augment=None, resample="antialias"),
-    }
-
-
-def _first_batches(config: LoaderConfig) -> list[Batch]:
-    loader = create_loader(config)
-    with closing(loader), closing(loader.epoch(0)) as batches:
-        return [
-            Batch(batch.images.cpu(), batch.labels.cpu(), batch.ids.cpu())
-            for batch in islice(batches, PARITY_BATCHES)
-        ]
+    section, failures = measure_pixels(request, PARITY_IMAGES)
+    text = render(section)
+    if failures:
+        raise JobError(f"beyond what is allowed: {'; '.join(failures)}\n{text}")
+    return text
 
 
 def _endless(epoch: Callable[[int], Iterator[Batch]]) -> Generator[Batch]:

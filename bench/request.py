@@ -22,6 +22,8 @@ from shards.settings import KEYS, path_setting
 from train.recipes import TrainConfig, create_recipe
 from train.resolve import Resolved, resolve
 
+PACK_FILES = 40
+"""As many where photographs are packed: a repeat is to take seconds."""
 DEMO_FILES, DEMO_SIZE = 12, 440
 """Training photographs of the largest class, and their shorter side [px]: as large as packed."""
 
@@ -84,6 +86,22 @@ def images_per_epoch(shards: Path) -> int:
 def fitting_batch(wanted: int, images: int, batches: int) -> int:
     """The batch size, made smaller where an epoch would not give so many batches of it."""
     return max(1, min(wanted, images // batches))
+
+
+@contextmanager
+def photographs(given: Path | None) -> Iterator[Path]:
+    """``given``, else this machine's default, else drawn photographs that go away afterwards."""
+    data = given or path_setting("data_dir")
+    if data is not None:
+        yield data
+        return
+    with tempfile.TemporaryDirectory(prefix="hyphae-bench-") as folder:
+        click.echo(
+            f"no {KEYS['data_dir']} given (DATA, HYPHAE_DATA_DIR or local.toml): drawing a demo "
+            "set, which takes some seconds; real photographs decode at another speed"
+        )
+        draw_demo_data(Path(folder), train_files=PACK_FILES, size=DEMO_SIZE)
+        yield Path(folder)
 
 
 @contextmanager

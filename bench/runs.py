@@ -62,6 +62,8 @@ def _incomparable(summary: dict[str, Any]) -> str | None:
         return "its shard set is not there any more"
     if manifest.fingerprint != summary["shards"]["fingerprint"]:
         return "its shard set has changed"
+    if summary["test_images"] != manifest.splits["test"].samples:
+        return "evaluated on a part of the classes"
     return incomparable(manifest, summary["image_size"])
 
 

@@ -7,11 +7,12 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import click
 
 from bench.environment import describe, environment
-from bench.request import Request, shard_set
+from bench.request import Request, photographs, shard_set
 from bench.result import Report, Section, render
 from bench.table import render_table
 from shards.commands import stop_on_signals
@@ -20,9 +21,63 @@ from shards.machine import human_time
 from train.device import choose_device
 from train.models import check_arch
 
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
 
-class BenchSession:
-    """Used as a context manager around the measurements.
+
+class Recorder:
+    """Prints each section as it is done and writes the JSON at the end; a context manager.
+
+    Raises:
+        UserError: From the constructor, where the JSON could not be written.
+    """
+
+    def __init__(self, json_file: Path | None) -> None:
+        if json_file is not None and (json_file.is_dir() or not json_file.parent.is_dir()):
+            what = "is a folder" if json_file.is_dir() else "lies in a folder that does not exist"
+            raise UserError(f"--json {json_file} {what}")
+        self._json_file = json_file
+        self._sections: list[Section] = []
+
+    def __enter__(self) -> Self:
+        """Describe the machine, prepare what is measured."""
+        self._start = time.perf_counter()
+        self._environment = environment()  # first: drawing and measuring load the machine
+        with ExitStack() as stack:
+            stack.enter_context(stop_on_signals("stopped; nothing was written"))
+            self._prepare(stack)
+            self._stack = stack.pop_all()
+        click.echo(describe(self._environment))
+        click.echo("medians of n interleaved repeats, and min..max")
+        return self
+
+    def _prepare(self, stack: ExitStack) -> None:
+        """Whatever the measurements need; ``stack`` puts it away again."""
+
+    def show(self, section: Section) -> None:
+        """Print a section and keep it for the JSON."""
+        self._sections.append(section)
+        click.echo("\n" + (render_table if section.name == "table" else render)(section))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Put away what was prepared; unless something failed, write the JSON."""
+        self._stack.close()
+        if kind is not None:
+            return
+        click.echo(f"\nmeasured in {human_time(time.perf_counter() - self._start)}")
+        if self._json_file is not None:
+            report = Report(environment=self._environment, sections=tuple(self._sections))
+            self._json_file.write_text(report.to_json(), encoding="utf-8")
+            click.echo(f"written: {self._json_file}")
+
+
+class BenchSession(Recorder):
+    """A recorder of what is measured on a shard set or a training step.
 
     Raises:
         UserError: From the constructor, for whatever can be known to fail before it takes time.
@@ -44,9 +99,7 @@ class BenchSession:
         block_s: float = 1.0,
         budget_s: float = math.inf,
     ) -> None:
-        if json_file is not None and (json_file.is_dir() or not json_file.parent.is_dir()):
-            what = "is a folder" if json_file.is_dir() else "lies in a folder that does not exist"
-            raise UserError(f"--json {json_file} {what}")
+        super().__init__(json_file)
         if arch is not None:
             check_arch(arch)
         choose_device(device)
@@ -60,39 +113,25 @@ class BenchSession:
             block_s=block_s,
             budget_s=budget_s,
         )
-        self._shards, self._needs_shards, self._json_file = shards, needs_shards, json_file
-        self._sections: list[Section] = []
+        self._shards, self._needs_shards = shards, needs_shards
 
-    def __enter__(self) -> BenchSession:
-        """Open or draw the shard set, describe the machine."""
-        self._start = time.perf_counter()
-        self._environment = environment()  # first: drawing and measuring load the machine
-        with ExitStack() as stack:
-            stack.enter_context(stop_on_signals("stopped; nothing was written"))
-            if self._needs_shards:
-                self.request = self.request.on(stack.enter_context(shard_set(self._shards)))
-            self._stack = stack.pop_all()
-        click.echo(describe(self._environment))
-        click.echo("medians of n interleaved repeats, and min..max")
-        return self
+    def _prepare(self, stack: ExitStack) -> None:
+        if self._needs_shards:
+            self.request = self.request.on(stack.enter_context(shard_set(self._shards)))
 
-    def show(self, section: Section) -> None:
-        """Print a section and keep it for the JSON."""
-        self._sections.append(section)
-        click.echo("\n" + (render_table if section.name == "table" else render)(section))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Remove a drawn shard set; unless something failed, write the JSON."""
-        self._stack.close()
-        if kind is not None:
-            return
-        click.echo(f"\nmeasured in {human_time(time.perf_counter() - self._start)}")
-        if self._json_file is not None:
-            report = Report(environment=self._environment, sections=tuple(self._sections))
-            self._json_file.write_text(report.to_json(), encoding="utf-8")
-            click.echo(f"written: {self._json_file}")
+class PackSession(Recorder):
+    """A recorder of what packing does with a folder of photographs.
+
+    Raises:
+        UserError: From the constructor, where the JSON could not be written.
+    """
+
+    def __init__(self, *, data: Path | None, json_file: Path | None) -> None:
+        super().__init__(json_file)
+        self._given = data
+        self.data = Path()
+        """The photographs, once entered."""
+
+    def _prepare(self, stack: ExitStack) -> None:
+        self.data = stack.enter_context(photographs(self._given))
