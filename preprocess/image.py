@@ -119,21 +119,21 @@ def store_image(data: bytes, options: ImageOptions, store: Store = "jpeg") -> St
     """
     if not data:
         raise RejectedImage("empty file")
+    is_jpeg = data.startswith(JPEG_START)
+    width, height = imagesize.get(io.BytesIO(data))
+    if width <= 0 or height <= 0:
+        raise RejectedImage("damaged JPEG header" if is_jpeg else "not an image")
+    if width * height > options.max_pixels:
+        raise RejectedImage(f"too large: more than {options.max_pixels} pixels")
     passable, quality = False, None
-    if data.startswith(JPEG_START):
+    if is_jpeg:
         header = read_jpeg_header(data)
-        width, height = header.width, header.height
-        _refuse_bomb(width, height, options)
         rgb = _decode_jpeg(data, header, min_short_side=REDUCING_GAP * options.short_side)
         passable, quality = header.passable, header.quality
         rgb = _upright(rgb, header.orientation)
     else:
-        width, height = imagesize.get(io.BytesIO(data))
-        if width <= 0 or height <= 0:
-            raise RejectedImage("not an image")
-        _refuse_bomb(width, height, options)
         rgb = _decode_other(data)  # OpenCV applies EXIF here itself
-    if (rgb.shape[1] > rgb.shape[0]) != (width > height):  # turned upright
+    if (rgb.shape[1] > rgb.shape[0]) != (width > height):  # imagesize 2 heeds EXIF, 1 does not
         width, height = height, width
     original = Original(width=width, height=height, jpeg_quality=quality)
     scale = options.scale(rgb.shape[1], rgb.shape[0])
@@ -149,11 +149,6 @@ def store_image(data: bytes, options: ImageOptions, store: Store = "jpeg") -> St
         rgb, quality=options.quality, colorspace="RGB", colorsubsampling=options.subsampling
     )
     return _stored(rgb, payload, "jpg", how, original)
-
-
-def _refuse_bomb(width: int, height: int, options: ImageOptions) -> None:
-    if width * height > options.max_pixels:
-        raise RejectedImage(f"too large: more than {options.max_pixels} pixels")
 
 
 def _decode_jpeg(data: bytes, header: JpegHeader, min_short_side: int) -> Pixels:

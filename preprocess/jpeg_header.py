@@ -9,7 +9,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from preprocess.rejected import RejectedImage
+from preprocess.rejected import damaged_jpeg
 
 PASSABLE_SUBSAMPLING = ("444", "422", "420", "440")
 
@@ -41,9 +41,6 @@ TABLE_SUMS = np.array([_table_sum(quality) for quality in range(1, 101)])
 class JpegHeader:
     """The facts that decide how a JPEG is decoded and whether it may stay as it is."""
 
-    width: int
-    """As stored, before any turn [px]."""
-    height: int
     colorspace: str
     """As libjpeg names it: ``YCbCr``, ``RGB``, ``Gray``, ``CMYK``, ``YCCK``."""
     subsampling: str
@@ -74,9 +71,9 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
         RejectedImage: libjpeg cannot read the header.
     """
     try:
-        height, width, colorspace, subsampling = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        raise RejectedImage("damaged JPEG header") from None
+        _, _, colorspace, subsampling = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise damaged_jpeg(error) from None
     baseline, adobe, orientation = False, False, 1
     quality: int | None = None
     at = 2
@@ -97,7 +94,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
         elif marker == 0xE1 and segment.startswith(b"Exif\0\0"):
             orientation = _exif_orientation(segment)
         at += 2 + length
-    return JpegHeader(width, height, colorspace, subsampling, baseline, adobe, orientation, quality)
+    return JpegHeader(colorspace, subsampling, baseline, adobe, orientation, quality)
 
 
 @lru_cache  # a camera or a site uses few tables
