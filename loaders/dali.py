@@ -88,7 +88,7 @@ class DaliLoader(PlannedLoader):
             for at, batch in enumerate(batches):
                 if len(batch.ids):
                     ahead = batches[at : at + self._config.prefetch + 1]
-                    with self._named_failure([fed.get(each.step, each) for each in ahead]):
+                    with self._named_failure(ahead, fed):
                         images = runner.next_images()
                     batch = fed.pop(batch.step)
                 else:
@@ -183,7 +183,9 @@ class DaliLoader(PlannedLoader):
         return replace(batch, ids=ids), payloads
 
     @contextmanager
-    def _named_failure(self, batches: Sequence[PlannedBatch]) -> Iterator[None]:
+    def _named_failure(
+        self, batches: Sequence[PlannedBatch], fed: dict[int, PlannedBatch]
+    ) -> Iterator[None]:
         """DALI does not say which image it could not decode: find it among those in work."""
         try:
             yield
@@ -191,7 +193,8 @@ class DaliLoader(PlannedLoader):
             if "decoders" not in str(error):
                 raise
             split = self._planned.split
-            for sample in (sample for batch in batches for sample in batch.ids.tolist()):
+            in_work = [fed[batch.step].ids for batch in batches if batch.step in fed]
+            for sample in np.concatenate(in_work).tolist():
                 try:
                     decode(split, sample)
                 except SampleError as named:

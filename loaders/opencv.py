@@ -17,9 +17,7 @@ from itertools import islice
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch.nn.functional import interpolate
 
 from loaders.augment import ERASE_FILL, Transforms, color_matrices
 from loaders.bad_samples import BadSamples
@@ -27,6 +25,7 @@ from loaders.batch import Batch
 from loaders.buffers import BatchRing, Pixels, Scratch
 from loaders.config import LoaderConfig, Resample
 from loaders.decode import RegionDecoder, decode
+from loaders.pixels import Matrix, apply, prefer_ipp_resize
 from loaders.plan import PlannedBatch
 from loaders.planned import PlannedLoader
 from loaders.readahead import ReadAhead
@@ -42,7 +41,6 @@ needs of the interpreter, so that more of them would gain little and leave threa
 DRAWN_TOGETHER = 128
 """Images whose augmentation is drawn at once: it takes as long as for 32 (measured)."""
 
-Matrix = npt.NDArray[np.float32]
 How = tuple[list[int], list[int], list[int], bool, Matrix | None, list[int] | None]
 """What to do with an image: a row of :class:`Transforms` as plain numbers, and its colour map."""
 
@@ -81,7 +79,7 @@ class OpenCVLoader(PlannedLoader):
         self._decoder = RegionDecoder(split, self._scratch, reduced=config.reduced_decode)
         self._read_ahead = ReadAhead(split)
         self._pool = ThreadPoolExecutor(
-            self._threads, thread_name_prefix="hyphae-decode", initializer=_prefer_ipp_resize
+            self._threads, thread_name_prefix="hyphae-decode", initializer=prefer_ipp_resize
         )
         self._closed = False
 
@@ -241,15 +239,6 @@ def in_neighbourhoods(batches: Iterable[PlannedBatch], images: int) -> Iterator[
         yield run
 
 
-def _prefer_ipp_resize() -> None:
-    """Let this thread's linear resize be Intel's where OpenCV has it.
-
-    OpenCV calls it inexact because it differs from its own fixed-point kernel, by at most 1. It is
-    the nearer one to the exact value (at most 0.52 off, OpenCV's own 0.81) and takes 3/4 of the time.
-    """
-    cv2.ipp.setUseIPP_NotExact(True)
-
-
 def instructions(transforms: Transforms) -> list[How]:
     """What to do with each image, in Python's own numbers: cheaper to read than NumPy's."""
     colors, erasures = transforms.colors, transforms.erasures
@@ -265,59 +254,3 @@ def instructions(transforms: Transforms) -> list[How]:
             strict=True,
         )
     )
-
-
-def apply(
-    region: Pixels,
-    *,
-    size: list[int],
-    window: list[int],
-    matrix: Matrix | None,
-    flip: bool,
-    resample: Resample,
-    out: Pixels,
-    scratch: Scratch,
-) -> None:
-    """Resize a region, keep a window of it, colour and mirror it, into ``out``.
-
-    Args:
-        region: ``(H, W, 3)`` RGB.
-        size: Height and width to resize it to.
-        window: Top and left of the part that is kept, which is as large as ``out``.
-        matrix: ``(3, 4)`` affine colour map, None for no change.
-        flip: Whether to mirror left and right.
-        resample: Interpolation.
-        out: ``(S, S, 3)`` RGB, written.
-        scratch: Where the steps before the last leave their result.
-    """
-    side = out.shape[0]
-    if size[0] == side == size[1]:
-        unchanged = matrix is None and not flip
-        image = resize(region, size, resample, out if unchanged else scratch.resized)
-    else:
-        top, left = window
-        image = resize(region, size, resample)[top : top + side, left : left + side]
-    if flip:
-        # Never straight into the batch: it writes from both ends of a row, and to memory that is
-        # not in the cache that takes five times as long as to memory that is (measured).
-        image = np.asarray(cv2.flip(image, 1, dst=scratch.mirrored))
-    if matrix is not None:
-        cv2.transform(image, matrix, dst=out)
-    elif image is not out:
-        np.copyto(out, image)
-
-
-def resize(
-    region: Pixels, size: list[int], resample: Resample, room: Pixels | None = None
-) -> Pixels:
-    """``(size[0], size[1], 3)``: in ``room`` where that is given and the kernel can write to it."""
-    height, width = size
-    if region.shape[0] == height and region.shape[1] == width:
-        return region
-    if resample == "linear":
-        return np.asarray(cv2.resize(region, (width, height), dst=room))
-    # torch's uint8 kernel equals Pillow to 0.002 of 255 on average, and runs single-threaded.
-    writable = region if region.flags.writeable else region.copy()  # torch insists
-    nchw = torch.from_numpy(writable).permute(2, 0, 1).unsqueeze(0)
-    resized = interpolate(nchw, size, mode="bilinear", antialias=True, align_corners=False)
-    return resized[0].permute(1, 2, 0).numpy()

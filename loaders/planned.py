@@ -109,7 +109,7 @@ class PlannedLoader:
     @property
     def bad_samples(self) -> Mapping[int, str]:
         """Why each was skipped, by sample id."""
-        return self._bad.messages
+        return dict(self._bad.messages)  # threads may add to the original
 
     def close(self) -> None:
         """Release the shards."""

@@ -15,7 +15,6 @@ from click.core import ParameterSource
 
 from shards.commands import HELP, run
 from shards.errors import UserError
-from shards.settings import require_path
 from train.interrupt import importing
 from train.limits import LIMITS
 
@@ -79,7 +78,11 @@ def fold_of(
     is_eager=True,  # so that --help behind it shows its values
     help="One of: baseline.",
 )
-@click.option("--shards", type=click.Path(path_type=Path), help="Shard set.  [HYPHAE_SHARDS_DIR]")
+@click.option(
+    "--shards",
+    metavar="FOLDER|URL",
+    help="Shard set: a folder, https://..., or 'pipe:COMMAND {name}'.  [HYPHAE_SHARDS_DIR]",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -149,12 +152,40 @@ def fold_of(
 @recipe_option("--compile", type=click.Choice(["auto", "on", "off"]), help="torch.compile.")
 @recipe_option(
     "--loader",
-    type=click.Choice(["auto", "opencv", "dali", "dali-cpu", "torchvision", "synthetic"]),
+    type=click.Choice(
+        ["auto", "opencv", "dali", "dali-cpu", "torchvision", "webdataset", "synthetic"]
+    ),
     help="opencv: CPU threads; dali: on the GPU; dali-cpu: its cross-check; torchvision: the "
-    "reference; synthetic: no images, for timing only.",
+    "reference; webdataset: whole shards in turn, with --sampling natural; synthetic: no images, "
+    "for timing only.",
 )
 @recipe_option(
     "--threads", type=bounded("threads"), show_default="allowed cores", help="Of the loader."
+)
+@recipe_option(
+    "--read",
+    type=click.Choice(["planned", "sequential"]),
+    help="With --loader dali or dali-cpu. sequential: shard after shard, for slow disks.",
+)
+@recipe_option(
+    "--augment",
+    "augment_by",
+    type=click.Choice(["plan", "torchvision"]),
+    help="With --loader torchvision: its own transforms, or those of the other loaders.",
+)
+@recipe_option(
+    "--verify",
+    type=click.Choice(["always", "first", "never"]),
+    help="When the check sum of a stored photograph is looked at: at each use, at its first, never.",
+)
+@recipe_option(
+    "--on-bad-sample",
+    type=click.Choice(["error", "skip"]),
+    help="A damaged photograph ends the run, or the next planned one is shown instead.",
+)
+@recipe_option(
+    "--reduced-decode/--full-decode",
+    help="opencv decodes smaller where the crop allows: faster, other pixels.",
 )
 @click.option("--list-archs", "show_archs", is_flag=True, help="Print the architectures and end.")
 @click.pass_context
@@ -163,7 +194,7 @@ def main(
     /,
     arch: str,
     recipe: str,
-    shards: Path | None,
+    shards: str | None,
     out: Path | None,
     resume: Path | None,
     show_archs: bool,
@@ -178,6 +209,7 @@ def main(
         from train.models import check_arch, list_archs
         from train.recipes import TrainConfig, create_recipe
         from train.run import resume_run, start_run
+        from train.source import shard_source
 
     if show_archs:
         click.echo("\n".join(list_archs()))
@@ -192,8 +224,8 @@ def main(
         config: TrainConfig = replace(create_recipe(recipe), arch=arch, **given)
     except ValueError as error:
         raise UserError(str(error)) from None
-    directory = require_path("shards_dir", shards, "--shards SHARDS")
-    start_run(config, directory, out)
+    with shard_source(shards) as source:
+        start_run(config, source, out)
 
 
 def _refuse_options_beside_resume(context: click.Context) -> None:

@@ -19,6 +19,7 @@ def train_loader(config: TrainConfig, resolved: Resolved, shards: Path) -> Loade
     return create_loader(
         LoaderConfig(
             shards=shards,
+            url=resolved.url,
             split="train",
             backend=resolved.loader,
             device=str(resolved.device),
@@ -31,6 +32,11 @@ def train_loader(config: TrainConfig, resolved: Resolved, shards: Path) -> Loade
             image_size=config.image_size,
             augment=config.augment,
             resample=config.resample,
+            augment_by=config.augment_by,
+            read=config.read,
+            reduced_decode=config.reduced_decode,
+            verify=config.verify,
+            on_bad_sample=config.on_bad_sample,
             threads=resolved.threads,
         )
     )
@@ -49,6 +55,7 @@ def eval_config(config: TrainConfig, resolved: Resolved, shards: Path, split: st
     """
     return LoaderConfig(
         shards=shards,
+        url=resolved.url,
         split=stored_split(config, split),
         backend=resolved.loader,
         device=str(resolved.device),
@@ -59,6 +66,7 @@ def eval_config(config: TrainConfig, resolved: Resolved, shards: Path, split: st
         image_size=config.image_size,
         resize_size=config.eval_resize,
         resample="antialias",
+        verify=config.verify,
         threads=resolved.threads,
     )
 

@@ -17,7 +17,9 @@ from train.interrupt import importing
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--split", default="test", help="Which split: train, val or test.")
 @click.option(
-    "--shards", type=click.Path(path_type=Path), help="Shard set.  [default: that of the run]"
+    "--shards",
+    metavar="FOLDER|URL",
+    help="Shard set.  [default: that of the run]",
 )
 @click.option(
     "--json",
@@ -25,7 +27,7 @@ from train.interrupt import importing
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
     help="Also write JSON here.",
 )
-def main(checkpoint: Path, split: str, shards: Path | None, json_file: Path | None) -> None:
+def main(checkpoint: Path, split: str, shards: str | None, json_file: Path | None) -> None:
     """Evaluate CHECKPOINT (a .pt file, or a run folder for its best one) on a split.
 
     Settings are those of the run: image size, precision, batch size, threads.

@@ -22,11 +22,12 @@ from shards.progress import Progress
 from shards.reader import ShardSet
 from shards.settings import path_setting
 from train.batches import eval_loader
-from train.checkpoint import checkpoint_file, load_checkpoint, model_from_checkpoint
+from train.checkpoint import Checkpoint, checkpoint_file, load_checkpoint, model_from_checkpoint
 from train.metrics import Scores, absent_classes, scores
 from train.published import incomparable, published_table
 from train.recipes import TrainConfig
 from train.resolve import Resolved, resolve
+from train.source import ShardSource, recorded_source, shard_source
 
 
 class Stopped(Exception):
@@ -136,7 +137,7 @@ def evaluate_split(
         loader.close()
 
 
-def evaluate_checkpoint(path: Path, split: str, shards: Path | None) -> Evaluation:
+def evaluate_checkpoint(path: Path, split: str, shards: str | None) -> Evaluation:
     """Evaluate a checkpoint (or a run folder's best one) as its run would, and print the row.
 
     Raises:
@@ -145,25 +146,33 @@ def evaluate_checkpoint(path: Path, split: str, shards: Path | None) -> Evaluati
     """
     file = checkpoint_file(path)
     saved = load_checkpoint(file)
-    own = Path(saved.shards.directory)
-    directory = shards or (own if own.is_dir() else path_setting("shards_dir") or own)
-    manifest = ShardSet(directory).manifest
+    where = recorded_source(shards, saved.shards.directory)
+    if shards is None and not Path(where).is_dir():  # it was moved: to where this machine has its
+        where = str(path_setting("shards_dir") or where)
+    with shard_source(where) as source:
+        return _evaluate_on(source, split, saved, file)
+
+
+def _evaluate_on(source: ShardSource, split: str, saved: Checkpoint, file: Path) -> Evaluation:
+    manifest = ShardSet(source.directory).manifest
     if manifest.class_names != saved.class_names:
         raise UserError(
-            f"{directory} has {manifest.num_classes} classes, the checkpoint was trained on "
+            f"{source} has {manifest.num_classes} classes, the checkpoint was trained on "
             f"{len(saved.class_names)} others; pass the shard set of its run with --shards"
         )
     model = model_from_checkpoint(saved, file)
-    resolved = resolve(saved.config)
+    resolved = resolve(saved.config, source.url)
     for name, value in resolved.to_dict().items():
         if (before := saved.resolved.get(name)) != value:
             click.echo(f"note: {name} is {value} here, the run had {before}")
     if manifest.fingerprint != saved.shards.fingerprint:
-        click.echo(f"note: {directory} is not the shard set of the run")
+        click.echo(f"note: {source} is not the shard set of the run")
     network = prepare_model(model, resolved)
     if resolved.compile:
         network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
-    result = evaluate_split(network, saved.config, resolved, directory, split, manifest.num_classes)
+    result = evaluate_split(
+        network, saved.config, resolved, source.directory, split, manifest.num_classes
+    )
     click.echo(result_row(split, result))
     if not math.isfinite(result.loss):
         raise JobError(f"{file}: the loss is {result.loss}, so its weights are spoiled")

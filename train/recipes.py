@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from loaders.augment import AugmentConfig
-from loaders.config import Backend, Resample
+from loaders.config import AugmentBy, Backend, OnBadSample, Read, Resample
 from loaders.plan import Sampling
 from loaders.subset import Subset
 from shards.errors import UserError, unknown_name
+from shards.reader import Verify
 from train.limits import LIMITS
 from train.plain import from_plain
 
@@ -76,6 +77,12 @@ class TrainConfig:
     compile: Switch = "auto"
     loader: Backend = "auto"
     threads: int | None = None
+    read: Read = "planned"
+    augment_by: AugmentBy = "torchvision"
+    verify: Verify = "first"
+    on_bad_sample: OnBadSample = "error"
+    reduced_decode: bool = False
+    """``loaders/config.py`` explains these five."""
 
     def __post_init__(self) -> None:
         for name, (low, high) in LIMITS.items():

@@ -26,6 +26,8 @@ class Resolved:
     threads: int
     """Of the loader; on a CPU also of the model."""
     reasons: dict[str, str]
+    url: str | None = None
+    """Where shards are streamed from; never saved, as it may hold a key."""
 
     @property
     def channels_last(self) -> bool:
@@ -60,8 +62,12 @@ class Resolved:
         return "; ".join(f"{name} {value} ({self.reasons[name]})" for name, value in named.items())
 
 
-def resolve(config: TrainConfig) -> Resolved:
+def resolve(config: TrainConfig, url: str | None = None) -> Resolved:
     """Decide what the configuration leaves open, and set torch up accordingly.
+
+    Args:
+        config: What is asked for.
+        url: Where shards are streamed from, if they are.
 
     Raises:
         UserError: Something was asked for that this machine does not have.
@@ -69,10 +75,11 @@ def resolve(config: TrainConfig) -> Resolved:
     device, device_reason = choose_device(config.device)
     precision, precision_reason = choose_precision(config.precision, config.amp, device)
     compiled, compile_reason = choose_compile(config.compile, device)
-    if config.loader == "auto":
+    loader, loader_reason = config.loader, "asked for"
+    if loader == "auto" and url is not None:
+        loader, loader_reason = "webdataset", "the shards are streamed"
+    elif loader == "auto":
         loader, loader_reason = choose_backend(device.type)
-    else:
-        loader, loader_reason = config.loader, "asked for"
     cores = allowed_cores()
     threads = config.threads or cores
     if device.type == "cpu":
@@ -87,6 +94,7 @@ def resolve(config: TrainConfig) -> Resolved:
         compile=compiled,
         loader=loader,
         threads=threads,
+        url=url,
         reasons={
             "device": device_reason,
             "precision": precision_reason,

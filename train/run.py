@@ -35,9 +35,12 @@ from train.models import check_arch, check_batch, check_fit, create_model
 from train.recipes import TrainConfig
 from train.resolve import resolve
 from train.restore import restore
+from train.source import ShardSource, recorded_source, shard_source
 
 
-def start_run(config: TrainConfig, shards: Path, folder: Path | None = None) -> dict[str, Any]:
+def start_run(
+    config: TrainConfig, shards: Path | ShardSource, folder: Path | None = None
+) -> dict[str, Any]:
     """Train from scratch and return the summary, which is also ``summary.json``.
 
     Raises:
@@ -47,11 +50,12 @@ def start_run(config: TrainConfig, shards: Path, folder: Path | None = None) -> 
     """
     check_new_folder(folder or default_folder(config))
     check_arch(config.arch)
-    manifest = ShardSet(shards).manifest
-    return _run(config, shards, manifest, new_folder(folder, config), None)
+    source = ShardSource(shards) if isinstance(shards, Path) else shards
+    manifest = ShardSet(source.directory).manifest
+    return _run(config, source, manifest, new_folder(folder, config), None)
 
 
-def resume_run(folder: Path, shards: Path | None) -> dict[str, Any]:
+def resume_run(folder: Path, shards: str | None = None) -> dict[str, Any]:
     """Go on with an interrupted run exactly where it was saved.
 
     Raises:
@@ -60,30 +64,32 @@ def resume_run(folder: Path, shards: Path | None) -> dict[str, Any]:
     """
     if not (folder / LAST).is_file():
         raise UserError(f"{folder} holds no run to resume (no {LAST} in it)")
-    with held(folder):
+    with held(folder), ExitStack() as opened:
         if (folder / SUMMARY).exists():
             raise UserError(f"{folder} is finished; its result is in {folder / SUMMARY}")
         saved = load_checkpoint(folder / LAST)
-        shards = shards or Path(saved.shards.directory)
-        manifest = ShardSet(shards).manifest
+        source = opened.enter_context(shard_source(recorded_source(shards, saved.shards.directory)))
+        manifest = ShardSet(source.directory).manifest
         if manifest.fingerprint != saved.shards.fingerprint:
             raise UserError(
-                f"{shards} is not the shard set that this run was trained on; pass that one with "
+                f"{source} is not the shard set that this run was trained on; pass that one with "
                 "--shards, or start a new run"
             )
-        return _run(saved.config, shards, manifest, nullcontext(folder), saved)
+        return _run(saved.config, source, manifest, nullcontext(folder), saved)
 
 
 def _run(
     config: TrainConfig,
-    shards: Path,
+    source: ShardSource,
     manifest: Manifest,
     place: AbstractContextManager[Path],
     saved: Checkpoint | None,
 ) -> dict[str, Any]:
-    check_shards(shards, manifest)
+    shards = source.directory
+    if source.url is None:  # of what is streamed, the tars are not here
+        check_shards(shards, manifest)
     check_batch(config)
-    resolved = resolve(config)
+    resolved = resolve(config, source.url)
     torch.manual_seed(config.seed)
     with ExitStack() as opened:
         train = opened.enter_context(closing(train_loader(config, resolved, shards)))
@@ -108,12 +114,12 @@ def _run(
             num_classes=manifest.num_classes,
             log=log,
             stop=opened.enter_context(StopRequest()),
-            facts=_facts(manifest, shards, train),
+            facts=_facts(manifest, source, train),
         )
         try:
             if saved is not None:
                 restore(session, saved)
-            _announce(session, manifest, shards)
+            _announce(session, manifest, source)
             fit(session)
             return _finish(session, manifest, shards)
         except ShardError as error:
@@ -159,10 +165,10 @@ def _note_end(log: RunLog, error: UserError) -> None:
         log.note(error.format_message())
 
 
-def _facts(manifest: Manifest, shards: Path, train: Any) -> dict[str, Any]:
+def _facts(manifest: Manifest, source: ShardSource, train: Any) -> dict[str, Any]:
     return {
         "class_names": list(manifest.class_names),
-        "shards": {"directory": str(shards.absolute()), "fingerprint": manifest.fingerprint},
+        "shards": {"directory": str(source), "fingerprint": manifest.fingerprint},
         "order_hash": train.order_hash,
         "versions": versions(),
     }
@@ -178,7 +184,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def _announce(session: Session, manifest: Manifest, shards: Path) -> None:
+def _announce(session: Session, manifest: Manifest, source: ShardSource) -> None:
     """Say what will run, with which choices, and how long it is going to take."""
     config, say = session.config, session.log.say
     session.log.write_json(
@@ -194,7 +200,7 @@ def _announce(session: Session, manifest: Manifest, shards: Path) -> None:
         f"{config.arch} ({parameters / 1e6:.1f} M parameters), recipe {config.recipe}, "
         f"{config.epochs} epoch{'s' * (config.epochs > 1)} of {session.train.samples_per_epoch:,} images at "
         f"{config.image_size} px, batch {config.batch_size}; {manifest.num_classes} classes "
-        f"of {shards}"
+        f"of {source}"
     )
     say(str(session.resolved))
     chosen = str(config.train_subset)
@@ -205,7 +211,7 @@ def _announce(session: Session, manifest: Manifest, shards: Path) -> None:
     stored_side = manifest.options.get("short_side", config.image_size)
     if config.image_size > stored_side:
         say(
-            f"warning: image size {config.image_size} exceeds the shorter side that {shards} "
+            f"warning: image size {config.image_size} exceeds the shorter side that {source} "
             f"stores ({stored_side}); images will be blurred up: pack again with --short-side "
             f"{config.image_size} or more"
         )
@@ -213,7 +219,7 @@ def _announce(session: Session, manifest: Manifest, shards: Path) -> None:
         say("note: synthetic images: the scores mean nothing, only the speed does")
     if session.done.samples_seen:
         say(f"resuming in epoch {session.done.epoch + 1} after step {session.done.step}")
-    expected = estimate(session, count_eval_images(config, shards, "test"))
+    expected = estimate(session, count_eval_images(config, source.directory, "test"))
     say(
         f"expected: {human_time(expected.seconds)} (step {expected.step_images_per_s:,.0f} img/s, "
         f"loader {expected.loader_images_per_s:,.0f} img/s, each measured alone)"
@@ -251,6 +257,8 @@ def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any
         f"{config.recipe}, {done.samples_seen:,} samples seen in {human_time(seconds)}"
     )
     log.say(result_row(split, result))
+    if bad := session.train.bad_samples:
+        log.say(f"skipped in training: {len(bad)} damaged photograph{'s' * (len(bad) > 1)}")
     if has_test:
         for line in published_lines(manifest, config):
             log.say(line)
@@ -268,6 +276,7 @@ def _summary(
         "val_miou": done.best_miou,
         "best_epoch": done.best_epoch,
         "epochs": done.epoch,
+        "bad_samples": len(session.train.bad_samples),
         "seconds": seconds,
         "samples_seen": done.samples_seen,
         "images_per_s": done.samples_seen / seconds,

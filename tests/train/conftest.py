@@ -146,7 +146,7 @@ def resume() -> Callable[..., dict[str, Any]]:
     def go_on(folder: Path, shards: Path | None = None) -> dict[str, Any]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(train.run, "StopRequest", StopRequest)
-            return resume_run(folder, shards)
+            return resume_run(folder, None if shards is None else str(shards))
 
     return go_on
 
