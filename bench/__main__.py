@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.doctor import doctor
-from bench.peers import peers
+from bench.peers.command import peers
 from shards.commands import HELP, run
 from shards.errors import JobError, UserError
 from shards.machine import allowed_cores
