@@ -103,6 +103,7 @@ def summary(directory: Path, **changes: Any) -> dict[str, Any]:
         "seconds": 4000.0,
         "images_per_s": 20.0,
         "test": {"miou": 0.7},
+        "test_images": manifest.splits["test"].samples,
         "shards": {"directory": str(directory), "fingerprint": manifest.fingerprint},
     } | changes
 
