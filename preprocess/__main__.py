@@ -156,6 +156,11 @@ def audit_command(
     data = require_path("data_dir", data, "DATA|SHARDS")
     refuse_code_folder(out, "output folder")
     require_output_folder(out, "what is found")
+    if out.resolve().is_relative_to(data.resolve()):
+        raise UserError(
+            f"--out {out} lies inside {data}, where the next packing would take contact sheets for "
+            "photographs; choose a folder outside"
+        )
     require_imagehash("audit")
     start = time.perf_counter()
     photos = photos_of(data, seed=seed)

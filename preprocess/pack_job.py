@@ -73,16 +73,26 @@ def pack_catalog(
                     f'python -m shards merge "{out}"'
                 )
                 return
+            again = 0
+
+            def counted(task: ShardTask, report: ShardReport, new: bool) -> None:
+                nonlocal again
+                again += new
+                on_progress(task, report, new)
+
             manifest = pack(
                 catalog,
                 out,
                 options.image,
                 executor,
                 max_rejected=options.max_rejected,
-                on_progress=on_progress,
+                on_progress=counted,
             )
     if finished:
-        click.echo(f"{out} is complete already and matches; nothing to do")
+        if again:
+            click.echo(f"{out} lacked {again} of its shards; made again")
+        else:
+            click.echo(f"{out} is complete already, made of the same; nothing to do")
     else:
         log_run(out, data, options.workers, time.perf_counter() - start)
     click.echo(summary(manifest, out, time.perf_counter() - start))

@@ -65,7 +65,8 @@ def _exit_code_of(command: click.Command, prog_name: str) -> int:
         error.show()
         return error.exit_code
     except click.UsageError as error:
-        click.echo(f"error: {error.format_message()} (see {prog_name} --help)", err=True)
+        asked = error.ctx.command_path if error.ctx is not None else prog_name
+        click.echo(f"error: {error.format_message()} (see {asked} --help)", err=True)
         return error.exit_code
     except click.ClickException as error:
         error.show()

@@ -294,7 +294,7 @@ def test_the_command_adds_and_says_so(
     assert f"note: 2 photographs of {sources[0]} are added to train\n" in done.stdout
     assert "  added to train: 2 of gbif, 2 of inat\n" in done.stdout
     again = run_command("preprocess", tiny_dataset, *arguments, "--add", sources[1])
-    assert "set is complete already and matches; nothing to do\n" in again.stdout
+    assert "set is complete already, made of the same; nothing to do\n" in again.stdout
 
 
 def test_an_unknown_class_ends_the_command_with_one_line_and_leaves_nothing(

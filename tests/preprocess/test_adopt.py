@@ -335,7 +335,7 @@ def test_the_command_adopts_and_a_second_run_has_nothing_to_do(
     assert "18 photographs of 3 classes (webdataset)" in done.stdout
     again = run_command(*arguments)
     assert again.stdout.startswith("note: 4 tars are read")
-    assert "set is complete already and matches; nothing to do\n" in again.stdout
+    assert "set is complete already, made of the same; nothing to do\n" in again.stdout
 
 
 def test_a_split_pattern_that_is_none_ends_with_one_line(

@@ -240,7 +240,7 @@ def test_packing_prints_what_repetition_and_resizing_did(
 
     again = run_command("preprocess", tiny_dataset, *arguments)
     assert again.returncode == 0
-    assert again.stdout.startswith(f"{out} is complete already and matches; nothing to do\n")
+    assert again.stdout.startswith(f"{out} is complete already, made of the same; nothing to do\n")
     assert len((out / "pack.log").read_text().splitlines()) == 1
 
 
