@@ -52,9 +52,14 @@ class BatchRing:
 class Scratch(threading.local):
     """What a thread works in between the stored bytes and the batch; one of each kind a thread."""
 
-    def __init__(self, pixels: int, stored: int, side: int) -> None:
-        """Room for an image of so many pixels, for so many stored bytes, for two results."""
-        self.decoded = np.empty(3 * pixels, np.uint8)
+    def __init__(self, pixels: int, stored: int, side: int, *, padded: bool = False) -> None:
+        """Room for an image of so many pixels, for so many stored bytes, and for results.
+
+        ``padded`` asks for JPEGs to be decoded to four bytes a pixel.
+        """
+        self.padded = padded
+        self.decoded = np.empty((4 if padded else 3) * pixels, np.uint8)
         self.stored = memoryview(bytearray(stored))
+        self.resized_padded = np.empty((side, side, 4), np.uint8)
         self.resized = np.empty((side, side, 3), np.uint8)
         self.mirrored = np.empty((side, side, 3), np.uint8)

@@ -48,6 +48,8 @@ class RegionDecoder:
     def region(self, sample: int, crop: list[int], size: list[int]) -> Pixels:
         """``(h, w, 3)`` RGB: a view, good until this thread's next call.
 
+        With padded scratch, a JPEG's is ``(h, w, 4)``, of which the last means nothing.
+
         Args:
             sample: Its id.
             crop: Top, left, height, width.
@@ -91,7 +93,7 @@ class RegionDecoder:
             rows = self._heights[sample]
         image: Pixels = simplejpeg.decode_jpeg(
             payload,
-            "RGB",
+            "RGBX" if scratch.padded else "RGB",
             min_height=-(-rows // factor),
             min_width=-(-self._widths[sample] // factor),
             min_factor=factor,
