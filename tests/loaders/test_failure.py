@@ -434,7 +434,10 @@ class TestWorkerProcesses:
 
 
 def worker_processes(parent: int) -> list[int]:
-    """Children of a process: what its main thread has forked."""
+    """Children of a process: what its main thread has forked, but for Python's resource tracker."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     return [
-        int(each) for each in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        int(each)
+        for each in children
+        if b"resource_tracker" not in Path(f"/proc/{each}/cmdline").read_bytes()
     ]

@@ -45,8 +45,6 @@ def test_same_arguments_give_the_same_bytes(data: Path, tmp_path: Path) -> None:
     assert contents(tmp_path) == contents(data)
 
 
-# Tests before it kill children of this process, Python's resource tracker among them.
-@pytest.mark.filterwarnings("ignore:resource_tracker. process died unexpectedly")
 def test_many_processes_give_the_same_bytes_as_one(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
