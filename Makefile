@@ -17,6 +17,8 @@ PIP := $(PY) -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install -qq
 STAMP := $(VENV)/set-up-complete
 CODE := shards preprocess loaders train bench tests
+# Each worker imports torch and DALI (0.8 GB), so not one for each of 64 cores. For a debugger: ARGS="-n 0"
+PYTEST := $(PY) -m pytest -n logical --maxprocesses 8
 
 DEMO := data/demo
 DEMO_SHARDS := data/demo-shards
@@ -78,10 +80,11 @@ doctor: $(STAMP)  ## what was found on this machine, and how to mend what is mis
 
 # --- development ------------------------------------------------------------------------------------
 test: $(STAMP)  ## the fast tests
-	$(PY) -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-all: $(STAMP)  ## every test that needs no GPU
-	$(PY) -m pytest -m "not gpu" $(ARGS)
+	$(PYTEST) -m "not gpu and not speed" $(ARGS)
+	$(PY) -m pytest -m speed $(ARGS)
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(PY) -m pytest -m gpu $(ARGS)
