@@ -1,15 +1,14 @@
 """The ladder: one image's way from the disk into the weights, each rung in images a second.
 
 Every rung of the loader includes those below it; the step stands on data that are there already;
-end to end is both. All rungs take turns over the same photographs with the same crops.
+end to end is both. All rungs take turns over the same photographs.
 """
 
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
-from itertools import islice
 
 import torch
 
@@ -35,9 +34,9 @@ from bench.result import (
     text_table,
     unsteady,
 )
-from bench.rungs import AUGMENT, COLD, DECODE, EPOCH, WARM, BareRungs
+from bench.rungs import AUGMENT, COLD, DECODE, WARM, BareRungs
 from bench.step import GPU_BATCH, WARM_UP_STEPS, Stepper
-from bench.timing import Subject, in_turns, rate
+from bench.timing import Subject, in_turns
 from bench.verdict import (
     BATCH,
     COPY,
@@ -50,7 +49,6 @@ from bench.verdict import (
     shared_cores,
     side_by_side,
 )
-from loaders.batch import Loader
 from loaders.config import LoaderConfig, Resample
 from shards.format import Manifest
 from shards.machine import allowed_cores
@@ -157,7 +155,7 @@ def _loader_subjects(
     def add(name: str, resolved: Resolved) -> None:
         loader = train_loader(config, resolved, request.shards)
         stack.callback(loader.close)
-        subjects.append(_loading(name, loader, request, resolved.device))
+        subjects.append(training_subject(name, loader, NoStep(resolved.device), request, []))
 
     if resolved.loader == "opencv":
         add(BATCH, replace(resolved, device=cpu))
@@ -174,17 +172,6 @@ def _loader_subjects(
     else:
         add(COPY, resolved)
     return subjects, missing
-
-
-def _loading(name: str, loader: Loader, request: Request, device: torch.device) -> Subject:
-    def block(repeat: int) -> float:
-        with closing(loader.epoch(EPOCH)) as batches:
-            counts = (len(batch) for batch in batches)
-            for _ in islice(counts, WARM_UP_STEPS):
-                pass
-            return rate(counts, min_s=request.block_s, device=device)
-
-    return Subject(name, block)
 
 
 def _section(
