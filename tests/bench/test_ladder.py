@@ -214,7 +214,9 @@ def test_bars_of_one_value_or_none_do_not_fail() -> None:
 @pytest.mark.speed
 @pytest.mark.parametrize("arch", ["resnet18", NO_MODEL])
 def test_end_to_end_is_within_a_tenth_of_the_stated_model(tiny_shards: Path, arch: str) -> None:
-    request = Request(shards=tiny_shards, image_size=96, batch_size=4, repeats=5, block_s=0.3, device="cpu")
+    request = Request(
+        shards=tiny_shards, image_size=96, batch_size=4, repeats=5, block_s=0.3, device="cpu"
+    )
     section = measure_ladder(request, arch, "linear")
     together, model = section.find(TOGETHER), section.find(section.settings["model"])
     assert together is not None
