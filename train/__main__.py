@@ -71,7 +71,11 @@ def fold_of(
 
 
 @click.command(context_settings=HELP)
-@click.option("--arch", default="resnet101", help="Any torchvision classification model.")
+@click.option(
+    "--arch",
+    default="resnet101",
+    help="A classification model of torchvision, else of timm; timm:NAME is timm's own.",
+)
 @click.option(
     "--recipe",
     default="baseline",
@@ -206,13 +210,13 @@ def main(
     on val after each epoch, and on test for the best epoch. Ctrl-C saves; --resume goes on.
     """
     with importing():
-        from train.models import check_arch, list_archs
+        from train.models import check_arch, list_archs, list_timm_archs
         from train.recipes import TrainConfig, create_recipe
         from train.run import resume_run, start_run
         from train.source import shard_source
 
     if show_archs:
-        click.echo("\n".join(list_archs()))
+        click.echo("\n".join(["torchvision:", *list_archs(), "timm:", *list_timm_archs()]))
         return
     if resume is not None:
         _refuse_options_beside_resume(context)

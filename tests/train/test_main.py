@@ -15,7 +15,7 @@ import pytest
 from shards.format import MANIFEST_NAME, WORK_NAME
 from train.__main__ import main
 from train.log import CONFIG, SUMMARY
-from train.models import list_archs
+from train.models import list_archs, list_timm_archs
 from train.recipes import RECIPES, TrainConfig, create_recipe
 
 REPO = Path(__file__).resolve().parents[2]
@@ -48,7 +48,7 @@ def refused(train_command: TrainCommand, tmp_path: Path) -> Callable[..., str]:
 def test_an_unknown_arch_is_refused_with_the_nearest_name(refused: Any) -> None:
     assert refused("--arch", "resnet5O") == (
         "unknown arch 'resnet5O'; did you mean 'resnet50'? (`python -m train --list-archs` shows "
-        f"all {len(list_archs())})"
+        f"all {len(list_archs()) + len(list_timm_archs()):,})"
     )
 
 
@@ -289,10 +289,10 @@ def test_an_image_size_beyond_the_stored_side_is_warned_of(
         )
 
 
-def test_the_architectures_are_listed_one_a_line(command_line: Any) -> None:
+def test_the_architectures_are_listed_one_a_line_in_groups(command_line: Any) -> None:
     ended = command_line(main, "--list-archs")
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out.splitlines() == list_archs()
+    assert ended.out.splitlines() == ["torchvision:", *list_archs(), "timm:", *list_timm_archs()]
 
 
 def test_options_override_the_recipe_and_the_rest_stays(
