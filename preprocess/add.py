@@ -18,7 +18,15 @@ from typing import IO, Any
 import numpy as np
 
 from preprocess.audit import photos_of_split
-from preprocess.catalog import MISSING, Catalog, FileState, Origin, build_split, list_states
+from preprocess.catalog import (
+    MISSING,
+    Catalog,
+    FileState,
+    Origin,
+    build_split,
+    list_states,
+    name_with_hash,
+)
 from preprocess.copies import Photo, find_copies, group_copies
 from preprocess.photo_hash import OnHashed, hash_photos
 from preprocess.shard_task import SOURCE
@@ -117,7 +125,13 @@ def add_photos(
     if problems:
         raise UserError("\n  - ".join(["cannot add photographs:", *problems]))
     split = build_split(paths, labels, np.concatenate(rows), states, shuffle_seed=seed)
-    return replace(catalog, splits=catalog.splits | {"train": split}, origins=origins, notes=notes)
+    return replace(
+        catalog,
+        splits=catalog.splits | {"train": split},
+        origins=origins,
+        notes=notes,
+        asked=catalog.asked | {"--add": ", ".join(map(name_with_hash, sorted(files)))},
+    )
 
 
 def refuse_copies(

@@ -121,6 +121,7 @@ def read_csv_layout(folder: Path, *, seed: int, max_missing: float | None) -> Ca
             for split, table in tables.items()
         },
         notes=_notes(tables, class_names),
+        asked={"--seed": str(seed)},
     )
 
 

@@ -295,6 +295,13 @@ def test_the_command_adds_and_says_so(
     assert "  added to train: 2 of gbif, 2 of inat\n" in done.stdout
     again = run_command("preprocess", tiny_dataset, *arguments, "--add", sources[1])
     assert "set is complete already, made of the same; nothing to do\n" in again.stdout
+    fewer = run_command("preprocess", tiny_dataset, *arguments)
+    assert fewer.returncode == 2
+    first, second = sources[0].name, sources[1].name
+    assert re.search(
+        rf"\(--add {first} \(\w+\), {second} \(\w+\) there, {first} \(\w+\) now\); choose",
+        fewer.stderr,
+    )
 
 
 def test_an_unknown_class_ends_the_command_with_one_line_and_leaves_nothing(
