@@ -17,9 +17,9 @@ from bench.result import (
     NOT_MEASURED,
     Result,
     Section,
+    interval,
     not_measured,
     number,
-    spread,
     text_table,
     unsteady,
 )
@@ -150,4 +150,4 @@ def _text_row(section: Section, arch: str, published: dict[str, Any] | None) -> 
 def _rate(result: Result) -> str:
     if result.median is None:
         return NOT_MEASURED
-    return f"{number(result.median)} ({spread(result)}, n {len(result.repeats)})"
+    return f"{number(result.median)} ({interval(result)}, n {len(result.repeats)})"
