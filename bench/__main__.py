@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.compare_commands import ab, compare, report
 from bench.doctor import doctor
 from bench.options import (
     ARCH,
@@ -308,8 +309,11 @@ def gpu_check(shards: Path | None, out: Path, arch: str) -> None:
         raise JobError(f"failed: {', '.join(failed)}; see {out}")
 
 
+cli.add_command(ab)
+cli.add_command(compare)
 cli.add_command(doctor)
 cli.add_command(peers)
+cli.add_command(report)
 
 
 def _table(request: Any, archs: tuple[str, ...]) -> Section:
