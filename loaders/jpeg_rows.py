@@ -55,7 +55,7 @@ def find_rows(payload: memoryview, height: int) -> JpegRows | None:
     if frame < 0:
         return None
     rows = JpegRows(height, frame + 5)
-    if interval and at + 5 <= len(payload) and payload[at : at + 2] == b"\xff\xda":
+    if interval and at + 7 <= len(payload) and payload[at + 1] == SCAN_MARKER:
         return _with_entries(payload, rows, interval, at)
     return rows
 
