@@ -260,7 +260,7 @@ def parity(
 
     Compares single pixels over the same plan, and with --checkpoint a model's answers on a split.
     """
-    from bench.parity import measure_answers, measure_pixels
+    from bench.parity import check_answerable, measure_answers, measure_pixels
     from bench.session import BenchSession
 
     with BenchSession(
@@ -272,6 +272,8 @@ def parity(
         repeats=1,
         json_file=json_file,
     ) as session:
+        if checkpoint is not None:
+            check_answerable(checkpoint, session.request.shards, split)
         section, failed = measure_pixels(session.request, samples)
         session.show(section)
         if checkpoint is not None:

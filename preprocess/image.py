@@ -19,12 +19,12 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
+from preprocess.encode import Subsampling, encode_jpeg
 from preprocess.jpeg_header import JpegHeader, read_jpeg_header
 from preprocess.rejected import RejectedImage, damaged_jpeg, too_large
 from shards.writer import npy_bytes
 
 Store = Literal["jpeg", "raw"]
-Subsampling = Literal["420", "422", "444"]
 How = Literal["passed_through", "resized", "converted"]
 Pixels = npt.NDArray[np.uint8]
 Moment = tuple[float, float, float]
@@ -154,9 +154,7 @@ def store_image(
     rgb = np.ascontiguousarray(rgb)
     if store == "raw":
         return _stored(rgb, npy_bytes(rgb), "npy", how, original, statistics)
-    payload = simplejpeg.encode_jpeg(
-        rgb, quality=options.quality, colorspace="RGB", colorsubsampling=options.subsampling
-    )
+    payload = encode_jpeg(rgb, options.quality, options.subsampling)
     return _stored(rgb, payload, "jpg", how, original, statistics)
 
 

@@ -20,6 +20,7 @@ import PIL
 import simplejpeg
 
 from preprocess.catalog import Catalog
+from preprocess.encode import ENCODER
 from preprocess.image import ImageOptions
 from preprocess.shard_task import UNREAD, ShardTask, pack_shard, shard_tasks
 from shards.commands import describe_os_error
@@ -144,6 +145,7 @@ def codec_versions() -> dict[str, str]:
         "opencv": cv2.__version__,
         "pillow": PIL.__version__,
         "simplejpeg": simplejpeg.__version__,
+        "encoder": ENCODER,
     }
 
 

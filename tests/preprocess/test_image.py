@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from preprocess.encode import encode_jpeg
 from preprocess.image import ImageOptions, StoredImage, store_image
 from preprocess.rejected import RejectedImage
 
@@ -49,7 +50,7 @@ def decode(payload: bytes) -> npt.NDArray[np.int16]:
 def mean_difference(stored: StoredImage, expected: npt.NDArray[Any]) -> float:
     """Of 255, from what the expected pixels become as a stored JPEG."""
     pixels = np.ascontiguousarray(expected, np.uint8)
-    ideal = decode(simplejpeg.encode_jpeg(pixels, quality=90, colorsubsampling="420"))
+    ideal = decode(encode_jpeg(pixels, 90, "420"))
     assert (stored.height, stored.width) == ideal.shape[:2]
     return float(np.abs(decode(stored.payload) - ideal).mean())
 
