@@ -5,6 +5,7 @@ What needs torch is imported by the command that runs: Ctrl-C must end it in one
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,14 @@ from shards.commands import HELP, run
 from shards.errors import UserError
 from train.interrupt import importing
 from train.limits import LIMITS
+from train.safety import CheckpointEvery, Duration, Safety
 
-RESUME_OPTIONS = ("resume", "shards")
-"""What may be given beside --resume; everything else belongs to the run already."""
+STARTED = time.monotonic()
+"""Importing torch takes seconds of a time limit, too."""
+NEWEST = Path("<newest unfinished run>")
+"""What --resume without a folder stands for."""
+RESUME_OPTIONS = ("resume", "shards", "time_limit", "checkpoint_every")
+"""What may be given beside --resume FOLDER; everything else belongs to the run already."""
 
 
 class RecipeOption(click.Option):
@@ -92,7 +98,25 @@ def fold_of(
     type=click.Path(path_type=Path),
     help="Run folder.  [default: runs/<arch>-<recipe>-<time>]",
 )
-@click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run folder.")
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    is_flag=False,
+    flag_value=NEWEST,
+    metavar="[FOLDER]",
+    help="Go on with this run, or with the newest unfinished one of the configuration given.",
+)
+@click.option(
+    "--time-limit",
+    type=Duration(),
+    help="Save and end with exit code 124 so long after the start: 45m, 3h55m.",
+)
+@click.option(
+    "--checkpoint-every",
+    type=CheckpointEvery(),
+    show_default="10m",
+    help="What a kill may cost at most: a time, a number of steps, or both (10m,500).",
+)
 @recipe_option("--epochs", type=bounded("epochs"), help="Passes over the training samples.")
 @recipe_option("--batch-size", type=bounded("batch_size"), help="Images an optimizer step.")
 @recipe_option("--image-size", type=bounded("image_size"), help="Side of the crops [px].")
@@ -201,26 +225,31 @@ def main(
     shards: str | None,
     out: Path | None,
     resume: Path | None,
+    time_limit: float | None,
+    checkpoint_every: dict[str, Any] | None,
     show_archs: bool,
     **overrides: Any,
 ) -> None:
     """Train a classifier on a shard set.
 
     Options that are not given keep the recipe's value. Reports mIoU, macro F1 and overall accuracy
-    on val after each epoch, and on test for the best epoch. Ctrl-C saves; --resume goes on.
+    on val after each epoch, and on test for the best epoch. Ctrl-C, SIGTERM and --time-limit save;
+    --resume goes on.
     """
     with importing():
         from train.models import check_arch, list_archs, list_timm_archs
         from train.recipes import TrainConfig, create_recipe
         from train.run import resume_run, start_run
         from train.source import shard_source
+        from train.unfinished import newest_unfinished
 
     if show_archs:
         click.echo("\n".join(["torchvision:", *list_archs(), "timm:", *list_timm_archs()]))
         return
-    if resume is not None:
+    safety = Safety(started=STARTED, time_limit_s=time_limit, **checkpoint_every or {})
+    if resume is not None and resume != NEWEST:
         _refuse_options_beside_resume(context)
-        resume_run(resume, shards)
+        resume_run(resume, shards, safety)
         return
     check_arch(arch)
     given = {name: value for name, value in overrides.items() if value is not None}
@@ -229,7 +258,14 @@ def main(
     except ValueError as error:
         raise UserError(str(error)) from None
     with shard_source(shards) as source:
-        start_run(config, source, out)
+        if resume is None:
+            start_run(config, source, out, safety)
+            return
+        if out is not None:
+            raise UserError(f"--out is for a new run; to go on with that one: --resume {out}")
+        folder = newest_unfinished(config, source)
+    click.echo(f"going on with {folder}")
+    resume_run(folder, shards, safety)
 
 
 def _refuse_options_beside_resume(context: click.Context) -> None:
