@@ -18,7 +18,7 @@ from shards.commands import HELP, run
 from shards.errors import UserError
 from train.interrupt import importing
 from train.limits import LIMITS
-from train.safety import CheckpointEvery, Duration, Safety
+from train.safety import Safety, checkpoint_every_of, duration_of
 
 STARTED = time.monotonic()
 """Importing torch takes seconds of a time limit, too."""
@@ -108,12 +108,14 @@ def fold_of(
 )
 @click.option(
     "--time-limit",
-    type=Duration(),
+    metavar="TIME",
+    callback=duration_of,
     help="Save and end with exit code 124 so long after the start: 45m, 3h55m.",
 )
 @click.option(
     "--checkpoint-every",
-    type=CheckpointEvery(),
+    metavar="TIME|STEPS",
+    callback=checkpoint_every_of,
     show_default="10m",
     help="What a kill may cost at most: a time, a number of steps, or both (10m,500).",
 )

@@ -59,42 +59,33 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-class Duration(click.ParamType):
-    """A time as :func:`parse_duration` reads it, in seconds."""
+def duration_of(_context: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """``3h55m`` -> seconds."""
+    try:
+        return None if value is None else parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=param) from None
 
-    name = "time"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Text to seconds."""
+def checkpoint_every_of(
+    _context: click.Context, param: click.Parameter, value: str | None
+) -> dict[str, Any] | None:
+    """``10m``, ``500`` or ``10m,500`` -> two fields of :class:`Safety`; what is not given is off."""
+    if value is None:
+        return None
+    fields: dict[str, float] = {}
+    for part in value.split(","):
+        is_steps = re.fullmatch(r"[1-9]\d*", part.strip()) is not None
+        name = "checkpoint_every_steps" if is_steps else "checkpoint_every_s"
         try:
-            return parse_duration(value) if isinstance(value, str) else value
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class CheckpointEvery(click.ParamType):
-    """A time, a number of steps, or both with a comma, as the two fields of :class:`Safety`."""
-
-    name = "time|steps"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Text to fields; what is not given is off."""
-        if not isinstance(value, str):
-            return value
-        fields: dict[str, float | int | None] = {}
-        for part in value.split(","):
-            is_steps = re.fullmatch(r"[1-9]\d*", part.strip()) is not None
-            name = "checkpoint_every_steps" if is_steps else "checkpoint_every_s"
-            try:
-                number = int(part) if is_steps else parse_duration(part)
-            except ValueError:
-                number = None
-            if number is None or name in fields:
-                self.fail(
-                    f"{value!r} is not a time such as 10m, a number of steps such as 500, or both "
-                    "as in 10m,500",
-                    param,
-                    ctx,
-                )
-            fields[name] = number
-        return {"checkpoint_every_s": None, "checkpoint_every_steps": None} | fields
+            number = int(part) if is_steps else parse_duration(part)
+        except ValueError:
+            number = None
+        if number is None or name in fields:
+            raise click.BadParameter(
+                f"{value!r} is not a time such as 10m, a number of steps such as 500, or both as in "
+                "10m,500",
+                param=param,
+            )
+        fields[name] = number
+    return {"checkpoint_every_s": None, "checkpoint_every_steps": None} | fields
