@@ -31,10 +31,6 @@ from train.resolve import Resolved, resolve
 from train.source import ShardSource, recorded_source, shard_source
 
 
-class Stopped(Exception):
-    """The evaluation was asked to stop; it has no result."""
-
-
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """What a model made of a split."""
@@ -85,7 +81,7 @@ def evaluate(
     num_classes: int,
     *,
     pad_to: int | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Run a model over every sample of a split once.
 
@@ -95,10 +91,9 @@ def evaluate(
         resolved: Device and precision.
         num_classes: K.
         pad_to: Batch size to which short batches are padded: a compiled model sees one shape.
-        should_stop: Asked after each batch.
+        after_batch: Called after each batch; may raise.
 
     Raises:
-        Stopped: ``should_stop`` said so.
         JobError: The loader did not yield each sample once.
     """
     model.eval()
@@ -120,8 +115,7 @@ def evaluate(
             loss_sum += cross_entropy(logits, batch.labels, reduction="sum")
             matrix.update(logits.argmax(1), batch.labels)
             progress.update(count)
-            if should_stop():
-                raise Stopped
+            after_batch()
     confusion = matrix.compute().cpu()
     images_seen = int(confusion.sum())
     if images_seen != loader.samples_per_epoch:
@@ -136,14 +130,14 @@ def evaluate_split(
     shards: Path,
     split: str,
     num_classes: int,
-    should_stop: Callable[[], bool] = lambda: False,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Open a split, evaluate a (possibly compiled) model on it, close it again."""
     loader = eval_loader(config, resolved, shards, split)
     try:
         pad_to = config.batch_size if resolved.compile else None
         return evaluate(
-            model, loader, resolved, num_classes, pad_to=pad_to, should_stop=should_stop
+            model, loader, resolved, num_classes, pad_to=pad_to, after_batch=after_batch
         )
     finally:
         loader.close()
