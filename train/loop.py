@@ -23,6 +23,7 @@ from shards.machine import human_time
 from shards.progress import Progress
 from train.checkpoint import BEST, LAST, Progressed, save_checkpoint
 from train.config import TrainConfig
+from train.evaluation import Evaluation, evaluate
 from train.interrupt import GO_ON, SAVE, TIME_LIMIT_CODE, Stopped, StopRequest
 from train.log import RunLog
 from train.models import Classifier
