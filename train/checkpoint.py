@@ -23,6 +23,8 @@ from train.models import Classifier, create_model
 from train.plain import from_plain
 
 CHECKPOINT_VERSION = 1
+MARK = "hyphae_checkpoint"
+"""What the version is saved under."""
 LAST, BEST = "last.pt", "best.pt"
 NEARLY_FULL = 1 << 30
 """Free bytes under which a failed write is put down to a full disk."""
@@ -95,9 +97,14 @@ class Checkpoint:
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint; a crash or a full disk leaves the previous one as it was."""
+    save_plain(path, {MARK: CHECKPOINT_VERSION, **content})
+
+
+def save_plain(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain data as they are, all or nothing."""
     try:
         with atomic_file(path) as file:
-            torch.save({"hyphae_checkpoint": CHECKPOINT_VERSION, **content}, file)
+            torch.save(content, file)
     except RuntimeError as error:  # torch's archive writer wraps what the disk refused
         if free_disk(path.parent) > NEARLY_FULL:
             raise
@@ -140,9 +147,7 @@ def load_content(path: Path) -> dict[str, Any]:
     Raises:
         UserError: No such file, damaged, or not a checkpoint of ours.
     """
-    if not path.is_file():
-        raise UserError(f"no checkpoint {path}")
-    _check_archive(path)
+    check_archive(path)
     try:
         with warnings.catch_warnings(action="ignore"):  # torch's, before its error says the same
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -154,20 +159,25 @@ def load_content(path: Path) -> dict[str, Any]:
     except Exception as error:  # a parser of foreign bytes raises whatever it meets
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is damaged or no checkpoint: {first_line}") from None
-    version = content.get("hyphae_checkpoint") if isinstance(content, dict) else None
+    version = content.get(MARK) if isinstance(content, dict) else None
     if version != CHECKPOINT_VERSION:
         raise UserError(
             f"{path} is not a checkpoint of this hyphae (version {version!r}, expected "
             f"{CHECKPOINT_VERSION})"
         )
-    return {name: each for name, each in content.items() if name != "hyphae_checkpoint"}
+    return {name: each for name, each in content.items() if name != MARK}
 
 
-def _check_archive(path: Path) -> None:
+def check_archive(path: Path) -> None:
     """Refuse what is no zip archive, and one whose content does not match its check sums.
 
     torch itself checks no sums: most flipped bits would load without a word.
+
+    Raises:
+        UserError: No such file, no archive, or damaged.
     """
+    if not path.is_file():
+        raise UserError(f"no checkpoint {path}")
     damaged: str | None = "the archive itself"
     try:
         if not zipfile.is_zipfile(path):

@@ -14,7 +14,7 @@ from train.interrupt import importing
 
 
 @click.command(context_settings=HELP)
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--split", default="test", help="Which split: train, val or test.")
 @click.option(
     "--shards",
@@ -27,20 +27,35 @@ from train.interrupt import importing
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
     help="Also write JSON here.",
 )
-def main(checkpoint: Path, split: str, shards: str | None, json_file: Path | None) -> None:
-    """Evaluate CHECKPOINT (a .pt file, or a run folder for its best one) on a split.
+def main(
+    checkpoints: tuple[Path, ...], split: str, shards: str | None, json_file: Path | None
+) -> None:
+    """Evaluate CHECKPOINTS on a split; several make one table beside the published results.
 
-    Settings are those of the run: image size, precision, batch size, threads.
+    Each is a .pt file, a run folder (its best one), or a checkpoint of the course (.ckpt, .pth).
+    Settings are those of the run, of a course's checkpoint those of the baseline recipe.
     """
     if json_file is not None:
         _check_folder_of(json_file)
     with importing():
+        from train.checkpoint import checkpoint_file
+        from train.comparison import comparison_table
+        from train.course import load_trained
         from train.evaluation import evaluate_checkpoint
 
-    result = evaluate_checkpoint(checkpoint, split, shards)
+    if len(checkpoints) > 1:
+        for each in checkpoints:  # the last is refused before the work on the first
+            load_trained(checkpoint_file(each))
+    rows = [evaluate_checkpoint(each, split, shards) for each in checkpoints]
+    if len(rows) > 1:
+        click.echo("\n".join(comparison_table(rows)))
     if json_file is not None:
-        row = {"checkpoint": str(checkpoint), "split": split, **result.as_dict()}
-        json_file.write_text(json.dumps(row, indent=1) + "\n")
+        results = [
+            {"checkpoint": str(path), "split": split, **row.result.as_dict()}
+            for path, row in zip(checkpoints, rows, strict=True)
+        ]
+        content = results if len(results) > 1 else results[0]
+        json_file.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _check_folder_of(file: Path) -> None:

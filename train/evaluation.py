@@ -22,8 +22,9 @@ from shards.progress import Progress
 from shards.reader import ShardSet
 from shards.settings import path_setting
 from train.batches import eval_loader
-from train.checkpoint import Checkpoint, checkpoint_file, load_checkpoint, model_from_checkpoint
+from train.checkpoint import Checkpoint, TrainedOn, checkpoint_file, model_from_checkpoint
 from train.config import TrainConfig
+from train.course import CourseCheckpoint, load_trained
 from train.metrics import Scores, absent_classes, scores
 from train.published import incomparable, published_table
 from train.resolve import Resolved, resolve
@@ -63,6 +64,17 @@ class Evaluation:
             "classes_without_image": absent_classes(self.confusion),
             "seconds": self.seconds,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A checkpoint that was evaluated, and whether the published row may stand beside it."""
+
+    checkpoint: str
+    arch: str
+    result: Evaluation
+    not_beside: str | None
+    """Why it must not; None if it may."""
 
 
 @torch.inference_mode()
@@ -137,15 +149,23 @@ def evaluate_split(
         loader.close()
 
 
-def evaluate_checkpoint(path: Path, split: str, shards: str | None) -> Evaluation:
+def evaluate_checkpoint(path: Path, split: str, shards: str | None) -> Compared:
     """Evaluate a checkpoint (or a run folder's best one) as its run would, and print the row.
+
+    One of the course's is evaluated as a ``baseline`` run.
 
     Raises:
         UserError: There is no such checkpoint or shard set, or they do not belong together.
         JobError: The weights are spoiled.
     """
     file = checkpoint_file(path)
-    saved = load_checkpoint(file)
+    saved = load_trained(file)
+    if isinstance(saved, CourseCheckpoint):
+        click.echo(str(saved))
+        with shard_source(shards) as source:
+            manifest = ShardSet(source.directory).manifest
+            trained_on = TrainedOn(directory=str(source), fingerprint=manifest.fingerprint)
+            return _evaluate_on(source, split, saved.on(manifest.class_names, trained_on), file)
     where = recorded_source(shards, saved.shards.directory)
     if shards is None and not Path(where).is_dir():  # it was moved: to where this machine has its
         where = str(path_setting("shards_dir") or where)
@@ -153,7 +173,7 @@ def evaluate_checkpoint(path: Path, split: str, shards: str | None) -> Evaluatio
         return _evaluate_on(source, split, saved, file)
 
 
-def _evaluate_on(source: ShardSource, split: str, saved: Checkpoint, file: Path) -> Evaluation:
+def _evaluate_on(source: ShardSource, split: str, saved: Checkpoint, file: Path) -> Compared:
     manifest = ShardSet(source.directory).manifest
     if manifest.class_names != saved.class_names:
         raise UserError(
@@ -163,7 +183,7 @@ def _evaluate_on(source: ShardSource, split: str, saved: Checkpoint, file: Path)
     model = model_from_checkpoint(saved, file)
     resolved = resolve(saved.config, source.url)
     for name, value in resolved.to_dict().items():
-        if (before := saved.resolved.get(name)) != value:
+        if saved.resolved and (before := saved.resolved.get(name)) != value:
             click.echo(f"note: {name} is {value} here, the run had {before}")
     if manifest.fingerprint != saved.shards.fingerprint:
         click.echo(f"note: {source} is not the shard set of the run")
@@ -179,7 +199,9 @@ def _evaluate_on(source: ShardSource, split: str, saved: Checkpoint, file: Path)
     if split == "test":
         for line in published_lines(manifest, saved.config):
             click.echo(line)
-    return result
+    return Compared(
+        str(file), saved.config.arch, result, _not_beside(manifest, saved.config, split)
+    )
 
 
 def prepare_model(model: nn.Module, resolved: Resolved) -> nn.Module:
@@ -205,10 +227,16 @@ def published_lines(manifest: Manifest, config: TrainConfig) -> list[str]:
     published = published_table().get(config.arch)
     if published is None:
         return []
-    reason = incomparable(manifest, config.image_size)
-    if config.classes or config.holdout:
-        reason = "a part of the classes"
-    if reason is not None:
+    if reason := _not_beside(manifest, config, "test"):
         return [f"published {config.arch}: different data, not comparable ({reason})"]
     row = Scores(oa=published.oa, mf1=published.mf1, miou=published.miou)
     return [f"published {config.arch}: {row}"]
+
+
+def _not_beside(manifest: Manifest, config: TrainConfig, split: str) -> str | None:
+    """Why a result must not stand beside the published one."""
+    if split != "test":
+        return f"split {split}, the published results are of test"
+    if config.classes or config.holdout:
+        return "a part of the classes"
+    return incomparable(manifest, config.image_size)
