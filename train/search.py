@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,6 +85,9 @@ def _interval(text: str, name: str, values: str) -> Param:
         raise UserError(f"--param {text}: a logarithmic interval begins above 0")
     if step is not None and not 0 < step <= high - low:
         raise UserError(f"--param {text}: the step has to be above 0 and at most {high - low:g}")
+    if step is not None:  # the last value that the steps reach, in decimals: 0 to 0.3 by 0.1
+        first, last, width = (Decimal(str(each)) for each in (low, high, step))
+        high = type(high)(first + (last - first) // width * width)
     return Param(name, low, high, log, step)
 
 

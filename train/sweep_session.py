@@ -106,8 +106,8 @@ class Session:
         except Interrupted as stop:
             finished = sum(each.summary is not None for each in self.outcomes)
             raise Interrupted(
-                f"sweep stopped, {finished} of {total} runs finished, the one at work saved; go on "
-                f"with: python -m train.sweep {self.arguments}",
+                f"sweep stopped, {finished} of {total} runs finished; go on with: "
+                f"python -m train.sweep {self.arguments}",
                 stop.exit_code,
             ) from None
         self._report()

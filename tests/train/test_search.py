@@ -23,6 +23,8 @@ LR, SIZE = Param("lr", 1e-4, 1e-2, log=True), Param("image_size", 32, 96, step=3
     [
         ("lr=log:1e-4:1e-2", LR, "lr (0.0001 to 0.01, log)"),
         ("image-size=32:96:32", SIZE, "image_size (32 to 96 in steps of 32)"),
+        ("image_size=32:100:32", SIZE, "image_size (32 to 96 in steps of 32)"),
+        ("hue=0:0.35:0.1", Param("hue", 0.0, 0.3, step=0.1), "hue (0 to 0.3 in steps of 0.1)"),
         ("hue=0:0.2", Param("hue", 0.0, 0.2), "hue (0 to 0.2)"),
         ("arch=resnet18,resnet50", Param("arch", choices=("resnet18", "resnet50")),
          "arch (resnet18, resnet50)"),

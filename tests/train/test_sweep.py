@@ -86,6 +86,15 @@ def test_each_combination_is_run_once_and_the_table_has_the_best_first(
     assert "; 4 finished, 2 to start; " in larger.out
 
 
+def test_a_damaged_summary_is_a_failed_run_that_says_what_to_do(sweep: Any, tmp_path: Path) -> None:
+    assert sweep("--seed", "1").code == 0
+    (run,) = runs_of(tmp_path / "sweep")
+    (run / SUMMARY).write_text('{"val_miou":')
+    ended = sweep("--seed", "1")
+    assert ended.code == 1
+    assert f"{run / SUMMARY} is damaged; remove {run} to train it again\n" in ended.out
+
+
 def test_a_dry_run_lists_the_runs_and_makes_nothing(sweep: Any, tmp_path: Path) -> None:
     before = set(tmp_path.rglob("*"))
     ended = sweep("--seed", "1,2", "--dry-run")
@@ -153,8 +162,7 @@ def test_a_stopped_sweep_goes_on_where_it_was(
     assert ended.code == 130
     last = ended.err.splitlines()[-1]
     assert last.startswith(
-        "sweep stopped, 0 of 2 runs finished, the one at work saved; go on with: "
-        "python -m train.sweep --shards "
+        "sweep stopped, 0 of 2 runs finished; go on with: python -m train.sweep --shards "
     )
     assert last.endswith("--seed 1,2")
     (begun,) = runs_of(tmp_path / "sweep")
