@@ -117,16 +117,37 @@ class TrainConfig:
     reduced_decode: bool = False
     """opencv decodes smaller where the crop allows: faster, other pixels."""
 
+    # Looking on, and finding faults; docs/logging.md
+    wandb: bool = False
+    """Weights & Biases beside TensorBoard."""
+    overfit_batches: int | None = None
+    """Train on the first N batches alone, always the same pixels, and take them for val, too."""
+    fast_dev_run: bool = False
+    """One training step and one batch of val, in a folder that is removed: does it work?"""
+    profile: bool = False
+    """Watch a few steps with torch's profiler: a trace in the run folder, and what took the time."""
+    deterministic: bool = False
+    """Refuse operations whose result may differ from run to run on the same machine."""
+
     def __post_init__(self) -> None:
         for name in LIMITS:
             check_limits(name, getattr(self, name))
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
+        if self.overfit_batches is not None and self.fast_dev_run:
+            raise ValueError(
+                "overfit_batches and fast_dev_run exclude each other; give one of them"
+            )
         _ = self.train_subset  # which refuses contradictions
         if self.eval_resize is not None and self.eval_resize < self.image_size:
             raise ValueError(
                 f"eval_resize {self.eval_resize} is below image_size {self.image_size}"
             )
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether only a few batches are used, so that no score means anything."""
+        return self.fast_dev_run or self.overfit_batches is not None
 
     @property
     def train_subset(self) -> Subset:

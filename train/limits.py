@@ -49,6 +49,7 @@ LIMITS = {
     "imbalance": Bounds(1.0, inf, without_high=True),
     "subset_seed": Bounds(0, 2**63 - 1),
     "threads": Bounds(1, 512),
+    "overfit_batches": Bounds(1, 100_000_000),
 }
 """By field of the configuration."""
 

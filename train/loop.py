@@ -28,6 +28,8 @@ from train.interrupt import GO_ON, SAVE, TIME_LIMIT_CODE, Stopped, StopRequest
 from train.log import RunLog
 from train.models import Classifier
 from train.objective import prepare
+from train.profiling import profiled
+from train.record import epoch_pictures, epoch_values, first_batch_pictures, step_values
 from train.resolve import Resolved
 from train.safety import Safety
 from train.schedule import cosine_per_epoch
@@ -56,6 +58,8 @@ class Session:
     safety: Safety = field(default_factory=Safety)
     done: Progressed = field(default_factory=Progressed)
     started: float = field(default_factory=time.perf_counter)
+    profile: bool = False
+    """Whether the next epoch is profiled."""
     saved_at: float = field(default_factory=time.monotonic)
     saved_step: int = 0
 
@@ -117,6 +121,7 @@ def train_epoch(session: Session) -> None:
         Stopped: It was asked to; ``session.done`` says how far it came.
     """
     config, resolved, done = session.config, session.resolved, session.done
+    class_names = session.facts["class_names"]
     session.network.train()
     loss_sum = torch.tensor(done.loss_sum, device=resolved.device)
     batches = session.train.epoch(done.epoch, done.step)
@@ -126,13 +131,21 @@ def train_epoch(session: Session) -> None:
         Progress(label, session.train.samples_per_epoch, "img", initial=done.images) as progress,
     ):
         start = time.perf_counter()
-        for batch in _timed(batches, done):
+        steps = _timed(batches, done)
+        if session.profile:
+            left = session.train.steps_per_epoch - done.step
+            steps = profiled(steps, left, session.log.folder, session.log.say)
+            session.profile = False
+        for batch in steps:
             images, target = prepare(
                 batch,
                 config,
-                epoch=done.epoch,
+                epoch=0 if config.is_trial else done.epoch,  # always the same pixels
                 first_position=done.step * config.batch_size,
             )
+            if not done.samples_seen:
+                pictures = first_batch_pictures(images, batch.labels, class_names)
+                session.log.figures(0, pictures)
             with resolved.autocast():
                 loss = target.loss(session.network(images), config.label_smoothing)
             session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -140,7 +153,8 @@ def train_epoch(session: Session) -> None:
             session.scaler.update()
             session.optimizer.zero_grad(set_to_none=True)
 
-            loss_sum += loss.detach() * len(batch)
+            loss = loss.detach()
+            loss_sum += loss * len(batch)
             done.step += 1
             done.images += len(batch)
             done.samples_seen += len(batch)
@@ -153,11 +167,19 @@ def train_epoch(session: Session) -> None:
             ):
                 done.loss_sum = float(loss_sum)  # waits for the device
                 check_finite(session)
+                values = step_values(loss.item(), learning_rate(session), config.image_size)
+                session.log.step(done.samples_seen, values)
             if asked != GO_ON:
                 now = time.perf_counter()
                 done.train_s, start = done.train_s + now - start, now
                 save_or_stop(session, asked)
         done.train_s += time.perf_counter() - start
+
+
+def learning_rate(session: Session) -> float:
+    """Of the step under way."""
+    rate: float = session.optimizer.param_groups[0]["lr"]
+    return rate
 
 
 def finish_epoch(session: Session, val: Evaluation) -> None:
@@ -172,28 +194,22 @@ def finish_epoch(session: Session, val: Evaluation) -> None:
     is_best = val.scores.miou > done.best_miou
     if is_best:
         done.best_epoch, done.best_miou = done.epoch, val.scores.miou
-    images_per_s = done.images / done.train_s
-    waiting = done.wait_s / done.train_s
-    train_loss = done.loss_sum / done.images
+    values = epoch_values(
+        done,
+        val,
+        lr=learning_rate(session),
+        image_size=config.image_size,
+        device=session.resolved.device,
+    )
     left = (config.epochs - done.epoch) * (done.train_s + val.seconds)
     session.log.say(
-        f"epoch {done.epoch:>3}/{config.epochs}  train loss {train_loss:.4f}  "
+        f"epoch {done.epoch:>3}/{config.epochs}  train loss {values['train/loss']:.4f}  "
         f"val loss {val.loss:.4f}  {val.scores}  {'best' if is_best else '    '}  "
-        f"{images_per_s:,.0f} img/s  data wait {waiting:.0%}  {human_time(left)} left"
+        f"{values['train/images_per_s']:,.0f} img/s  data wait {values['train/data_wait']:.0%}  "
+        f"{human_time(left)} left"
     )
-    session.log.metrics(
-        done.epoch,
-        {
-            "train/loss": train_loss,
-            "train/lr": session.optimizer.param_groups[0]["lr"],
-            "train/images_per_s": images_per_s,
-            "train/data_wait": waiting,
-            "val/loss": val.loss,
-            **{f"val/{name}": value for name, value in val.scores.as_dict().items()},
-            "val/seconds": val.seconds,
-            "samples_seen": done.samples_seen,
-        },
-    )
+    session.log.metrics(done.epoch, done.samples_seen, values)
+    session.log.figures(done.samples_seen, epoch_pictures(val, session.facts["class_names"]))
     done.step, done.images = 0, 0
     done.loss_sum = done.train_s = done.wait_s = 0.0
     # A kill between the two loses nothing: last.pt then holds the weights of the best epoch.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from shards.errors import Interrupted, JobError, ShardError, UserError
 from shards.format import Manifest
 from shards.machine import human_time
 from shards.reader import ShardSet
-from train.batches import count_eval_images, eval_loader, train_loader
+from train.batches import count_eval_images, train_loader, val_loader
 from train.checkpoint import (
     BEST,
     LAST,
@@ -27,23 +28,27 @@ from train.checkpoint import (
     load_last,
 )
 from train.config import TrainConfig
+from train.deterministic import refusals_as_job_errors
 from train.estimate import estimate
 from train.evaluation import (
     Evaluation,
+    evaluate,
     evaluate_split,
     prepare_model,
     published_lines,
     result_row,
 )
-from train.folder import check_new_folder, default_folder, held, new_folder
+from train.folder import check_new_folder, default_folder, held, new_folder, throwaway_folder
 from train.interrupt import GO_ON, SAVE, Stopped, StopRequest
 from train.log import CONFIG, SUMMARY, RunLog
 from train.loop import Session, create_optimizer, fit, resume_command, save
 from train.models import check_arch, check_batch, check_fit, create_model
+from train.record import final_pictures, final_values, hyperparameters
 from train.resolve import resolve
 from train.restore import check_same_set, restore
 from train.safety import Safety
 from train.source import ShardSource, recorded_source, shard_source
+from train.wandb_log import WandbRun, check_wandb
 
 
 def start_run(
@@ -63,7 +68,16 @@ def start_run(
     check_arch(config.arch)
     source = ShardSource(shards) if isinstance(shards, Path) else shards
     manifest = ShardSet(source.directory).manifest
-    return _run(config, source, manifest, new_folder(folder, config), safety or Safety())
+    safety = safety or Safety()
+    if not config.fast_dev_run:
+        return _run(config, source, manifest, new_folder(folder, config), safety)
+    config = replace(config, epochs=1)
+    if folder is not None:
+        return _run(config, source, manifest, new_folder(folder, config), safety)
+    try:
+        return _run(config, source, manifest, throwaway_folder(), safety)
+    except Interrupted as stop:
+        raise Interrupted("fast dev run: stopped, nothing was kept", stop.exit_code) from None
 
 
 def resume_run(
@@ -103,19 +117,22 @@ def _run(
     if source.url is None:  # of what is streamed, the tars are not here
         check_shards(shards, manifest)
     check_batch(config)
+    if config.wandb:
+        check_wandb()
     resolved = resolve(config, source.url)
     torch.manual_seed(config.seed)
     with ExitStack() as opened:
         train = opened.enter_context(closing(train_loader(config, resolved, shards)))
-        val = opened.enter_context(closing(eval_loader(config, resolved, shards, "val")))
+        val = opened.enter_context(closing(val_loader(config, resolved, shards)))
         model = create_model(config.arch, manifest.num_classes, config.mean, config.std)
         check_fit(model, config, train.samples_per_epoch)
         network = prepare_model(model, resolved)
         if resolved.compile:
             network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
         folder = opened.enter_context(place)  # a folder is made once nothing can be refused
-        epochs_done = saved.progress.epoch if saved else 0
-        log = opened.enter_context(closing(RunLog(folder, epochs_done)))
+        samples_seen = saved.progress.samples_seen if saved else 0
+        wandb = WandbRun(folder, config.to_dict()) if config.wandb else None
+        log = opened.enter_context(closing(RunLog(folder, samples_seen, wandb)))
         session = Session(
             config=config,
             resolved=resolved,
@@ -130,6 +147,7 @@ def _run(
             stop=opened.enter_context(StopRequest(safety)),
             facts=_facts(manifest, source, train),
             safety=safety,
+            profile=config.profile,
         )
         try:
             if warning is not None:
@@ -138,9 +156,10 @@ def _run(
                 save(session, LAST)  # shows a full disk, and from here on a kill loses no run
             else:
                 restore(session, saved)
-            _announce(session, manifest, source)
-            fit(session)
-            return _finish(session, manifest, shards)
+            with refusals_as_job_errors():
+                _announce(session, manifest, source)
+                fit(session)
+                return _finish(session, manifest, shards)
         except ShardError as error:
             failed = JobError(f"{error.format_message()}. {_way_on(folder)}")
             _note_end(log, failed)
@@ -234,6 +253,14 @@ def _announce(session: Session, manifest: Manifest, source: ShardSource) -> None
         )
     if session.resolved.loader == "synthetic":
         say("note: synthetic images: the scores mean nothing, only the speed does")
+    if config.overfit_batches is not None:
+        say(
+            f"note: training on {session.train.samples_per_epoch:,} images alone, and they are val, "
+            "too: the scores say whether the network can learn them by heart, nothing else"
+        )
+    if config.fast_dev_run:
+        say("note: fast dev run: one step, one batch of val; the scores mean nothing")
+        return  # an estimate takes longer than the run
     if session.done.samples_seen:
         say(f"resuming in epoch {session.done.epoch + 1} after step {session.done.step}")
     expected = estimate(session, count_eval_images(config, source.directory, "test"))
@@ -249,18 +276,10 @@ def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any
     best = load_checkpoint(log.folder / BEST)
     with checked_content(log.folder / BEST):
         session.model.backbone.load_state_dict(best.model)
-    has_test = count_eval_images(config, shards, "test") > 0
+    has_test = not config.is_trial and count_eval_images(config, shards, "test") > 0
     split = "test" if has_test else "val"
     try:
-        result = evaluate_split(
-            session.network,
-            config,
-            session.resolved,
-            shards,
-            split,
-            session.num_classes,
-            after_batch=lambda: _stop_if_asked(session),
-        )
+        result = _evaluate_best(session, shards, split)
     except Stopped as stop:
         raise Interrupted(
             f"stopped before the {split} result; for it: {resume_command(log.folder)}",
@@ -269,6 +288,11 @@ def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any
     seconds = done.seconds + time.perf_counter() - session.started
     summary = _summary(session, manifest, split, result, seconds)
     log.write_json(SUMMARY, summary)
+    log.figures(done.samples_seen, final_pictures(split, result, manifest.class_names))
+    log.result(
+        hyperparameters(config.to_dict(), session.resolved.to_dict()),
+        final_values(split, result, done.best_miou),
+    )
     log.say(
         f"best epoch {done.best_epoch} of {done.epoch} (val mIoU {done.best_miou:.4f}); recipe "
         f"{config.recipe}, {done.samples_seen:,} samples seen in {human_time(seconds)}"
@@ -279,7 +303,10 @@ def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any
     if has_test:
         for line in published_lines(manifest, config):
             log.say(line)
-    log.say(f'evaluate it again: python -m train.evaluate "{log.folder / BEST}" --split {split}')
+    if not config.is_trial:
+        log.say(
+            f'evaluate it again: python -m train.evaluate "{log.folder / BEST}" --split {split}'
+        )
     return summary
 
 
@@ -287,6 +314,28 @@ def _stop_if_asked(session: Session) -> None:
     """In the final test, where all is saved already."""
     if (asked := session.asked()) not in (GO_ON, SAVE):
         raise Stopped(asked)
+
+
+def _evaluate_best(session: Session, shards: Path, split: str) -> Evaluation:
+    config, resolved = session.config, session.resolved
+    if not config.is_trial:
+        return evaluate_split(
+            session.network,
+            config,
+            resolved,
+            shards,
+            split,
+            session.num_classes,
+            after_batch=lambda: _stop_if_asked(session),
+        )
+    return evaluate(
+        session.network,
+        session.val,
+        resolved,
+        session.num_classes,
+        pad_to=config.batch_size if resolved.compile else None,
+        after_batch=lambda: _stop_if_asked(session),
+    )
 
 
 def _summary(
@@ -308,6 +357,7 @@ def _summary(
         "image_size": config.image_size,
         "sampling": config.sampling,
         "subset": str(config.train_subset),
+        "trial": config.is_trial,
         "num_classes": manifest.num_classes,
         "resolved": session.resolved.to_dict(),
         **{name: session.facts[name] for name in ("shards", "order_hash", "versions")},
