@@ -22,6 +22,7 @@ from loaders.batch import Batch, Loader
 from shards.errors import Interrupted, JobError
 from shards.machine import human_time
 from shards.progress import Progress
+from train.calibration import fit_temperature
 from train.checkpoint import BEST, LAST, Progressed, save_checkpoint
 from train.evaluation import Evaluation, Stopped, evaluate
 from train.interrupt import StopRequest
@@ -87,6 +88,7 @@ def fit(session: Session) -> None:
                 session.resolved,
                 session.num_classes,
                 pad_to=config.batch_size if session.resolved.compile else None,
+                keep_outputs=True,
                 should_stop=session.stop.requested,
             )
         except Stopped:
@@ -150,6 +152,7 @@ def finish_epoch(session: Session, val: Evaluation) -> None:
     is_best = val.scores.miou > done.best_miou
     if is_best:
         done.best_epoch, done.best_miou = done.epoch, val.scores.miou
+        done.temperature = fit_temperature(val.outputs) if val.outputs else 0.0
     images_per_s = done.images / done.train_s
     waiting = done.wait_s / done.train_s
     train_loss = done.loss_sum / done.images
