@@ -21,6 +21,7 @@ from shards.settings import path_setting, refuse_code_folder
 
 if TYPE_CHECKING:
     from bench.result import Section
+    from loaders.config import Resample
 
 ARCH = "resnet18"
 IMAGE_SIZE = 224
@@ -118,6 +119,26 @@ def all_command(arch: str, **settings: Any) -> None:
         session.show(measure_step(session.request, arch))
         session.show(measure_end_to_end(session.request, arch))
         session.show(_table(session.request, (arch,)))
+
+
+@cli.command(context_settings=HELP)
+@options(repeats=5)
+@click.option(
+    "--arch", default=ARCH, help="Any torchvision classification model; `none`: the loader alone."
+)
+@click.option(
+    "--resample",
+    type=click.Choice(["linear", "antialias"]),
+    default="linear",
+    help="Of training images; the baseline recipe uses antialias.",
+)
+def ladder(arch: str, resample: Resample, **settings: Any) -> None:
+    """From the disk to the weights, rung by rung: what limits, and the option that would move it."""
+    from bench.ladder import NO_MODEL, measure_ladder
+    from bench.session import BenchSession
+
+    with BenchSession(arch=None if arch == NO_MODEL else arch, **settings) as session:
+        session.show(measure_ladder(session.request, arch, resample))
 
 
 @cli.command(context_settings=HELP)

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Protocol
+
+import torch
 
 from bench.request import Request, fitting_batch, images_per_epoch
 from bench.result import Result, Section
@@ -24,6 +27,16 @@ REFILL_STEPS = 1
 """Steps at the start of a block, while the loader gets ahead again as it is in mid-epoch."""
 
 
+class Training(Protocol):
+    """Something that takes batches: :class:`~bench.step.Stepper`, or a stand-in for it."""
+
+    device: torch.device
+
+    def step(self, images: torch.Tensor, labels: torch.Tensor) -> object:
+        """One step, without waiting for the device."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """Some steps in a row."""
@@ -34,7 +47,7 @@ class Window:
 
 
 def run_window(
-    stepper: Stepper, batches: Iterator[Batch], *, min_s: float, min_steps: int = MIN_STEPS
+    stepper: Training, batches: Iterator[Batch], *, min_s: float, min_steps: int = MIN_STEPS
 ) -> Window:
     """Train on the next batches for at least ``min_s`` seconds and ``min_steps`` steps."""
     waited = 0.0
@@ -77,8 +90,8 @@ def measure_end_to_end(request: Request, arch: str) -> Section:
             config, resolved, manifest.num_classes, channels_last=resolved.channels_last
         )
         subjects = [
-            _subject(STEP, synthetic, stepper, request, []),
-            _subject(TOGETHER, real, stepper, request, waits),
+            training_subject(STEP, synthetic, stepper, request, []),
+            training_subject(TOGETHER, real, stepper, request, waits),
         ]
         values = in_turns(subjects, request.repeats, "end to end", request.budget_s)
     return Section(
@@ -102,13 +115,15 @@ def measure_end_to_end(request: Request, arch: str) -> Section:
             "shards": str(request.shards),
             **resolved.to_dict(),
         },
-        notes=_notes(config.image_size, manifest),
+        notes=upscaling_note(config.image_size, manifest),
     )
 
 
-def _subject(
-    name: str, loader: Loader, stepper: Stepper, request: Request, waits: list[float]
+def training_subject(
+    name: str, loader: Loader, stepper: Training, request: Request, waits: list[float]
 ) -> Subject:
+    """Times training on a loader's batches; ``waits`` gets the share of each repeat spent waiting."""
+
     def block(repeat: int) -> float:
         with closing(loader.epoch(repeat + 1)) as batches:
             for batch in islice(batches, WARM_UP_STEPS if repeat == WARM_UP else REFILL_STEPS):
@@ -122,7 +137,8 @@ def _subject(
     return Subject(name, block)
 
 
-def _notes(image_size: int, manifest: Manifest) -> tuple[str, ...]:
+def upscaling_note(image_size: int, manifest: Manifest) -> tuple[str, ...]:
+    """A warning where the stored photographs are smaller than what is made of them."""
     stored = manifest.options.get("short_side", image_size)
     if image_size <= stored:
         return ()

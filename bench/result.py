@@ -141,11 +141,12 @@ def unsteady(section: Section) -> list[str]:
 def _row(result: Result, reference: Result | None) -> list[str]:
     cells = [result.name, figure(result), spread(result), str(len(result.repeats) or NOT_MEASURED)]
     if reference is not None:
-        cells.append(_share(result, reference))
+        cells.append(share_of(result, reference))
     return [*cells, result.note]
 
 
-def _share(result: Result, reference: Result) -> str:
+def share_of(result: Result, reference: Result) -> str:
+    """The result over another one, as a percentage; empty where they do not compare."""
     if result is reference or result.unit != reference.unit:
         return ""
     if result.median is None or reference.median is None:

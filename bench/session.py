@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.environment import describe, environment
+from bench.ladder import render_ladder
 from bench.request import Request, photographs, shard_set
 from bench.result import Report, Section, render
 from bench.table import render_table
@@ -23,6 +24,10 @@ from train.models import check_arch
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
+
+
+RENDERERS = {"table": render_table, "ladder": render_ladder}
+"""Of sections that are more than rows of figures."""
 
 
 class Recorder:
@@ -57,7 +62,7 @@ class Recorder:
     def show(self, section: Section) -> None:
         """Print a section and keep it for the JSON."""
         self._sections.append(section)
-        click.echo("\n" + (render_table if section.name == "table" else render)(section))
+        click.echo("\n" + RENDERERS.get(section.name, render)(section))
 
     def __exit__(
         self,
