@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from preprocess.image import ImageOptions
 from shards.errors import JobError, UserError
 from shards.machine import free_disk
 from shards.writer import atomic_file
@@ -46,6 +47,8 @@ class Progressed:
     best_epoch: int = 0
     """Counted from 1; 0 before the first evaluation."""
     best_miou: float = -1.0
+    temperature: float = 0.0
+    """Of the best epoch's probabilities, fitted on val; 0 where none was."""
     seconds: float = 0.0
     """Spent in all sessions up to the last checkpoint."""
     loss_sum: float = 0.0
@@ -66,6 +69,8 @@ class TrainedOn:
 
     directory: str
     fingerprint: str
+    packing: ImageOptions | None = None
+    """How its photographs were stored; in old checkpoints None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

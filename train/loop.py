@@ -21,6 +21,7 @@ from loaders.batch import Batch, Loader
 from shards.errors import Interrupted, JobError
 from shards.machine import human_time
 from shards.progress import Progress
+from train.calibration import fit_temperature
 from train.checkpoint import BEST, LAST, Progressed, save_checkpoint
 from train.config import TrainConfig
 from train.evaluation import Evaluation, evaluate
@@ -107,6 +108,7 @@ def fit(session: Session) -> None:
                 session.resolved,
                 session.num_classes,
                 pad_to=config.batch_size if session.resolved.compile else None,
+                keep_outputs=True,
                 after_batch=lambda: save_or_stop(session, session.asked()),
             )
         except Stopped as stop:
@@ -194,6 +196,7 @@ def finish_epoch(session: Session, val: Evaluation) -> None:
     is_best = val.scores.miou > done.best_miou
     if is_best:
         done.best_epoch, done.best_miou = done.epoch, val.scores.miou
+        done.temperature = fit_temperature(val.outputs) if val.outputs else 0.0
     values = epoch_values(
         done,
         val,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import shlex
+import sys
 import time
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import replace
@@ -204,7 +207,11 @@ def _note_end(log: RunLog, error: UserError) -> None:
 def _facts(manifest: Manifest, source: ShardSource, train: Any) -> dict[str, Any]:
     return {
         "class_names": list(manifest.class_names),
-        "shards": {"directory": str(source), "fingerprint": manifest.fingerprint},
+        "shards": {
+            "directory": str(source),
+            "fingerprint": manifest.fingerprint,
+            "packing": manifest.options,
+        },
         "order_hash": train.order_hash,
         "versions": versions(),
     }
@@ -229,6 +236,7 @@ def _announce(session: Session, manifest: Manifest, source: ShardSource) -> None
             "config": config.to_dict(),
             "resolved": session.resolved.to_dict(),
             **session.facts,
+            "command": _command(session.log.folder, source),
         },
     )
     parameters = sum(each.numel() for each in session.model.parameters())
@@ -268,6 +276,14 @@ def _announce(session: Session, manifest: Manifest, source: ShardSource) -> None
         f"expected: {human_time(expected.seconds)} (step {expected.step_images_per_s:,.0f} img/s, "
         f"loader {expected.loader_images_per_s:,.0f} img/s, each measured alone)"
     )
+
+
+def _command(folder: Path, source: ShardSource) -> str:
+    """The command that began the run; of a URL, which may hold a key, without what may be one."""
+    with suppress(OSError, ValueError, KeyError, TypeError):  # a resumed run has it already
+        return str(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["command"])
+    hidden = source.url or "\0"
+    return shlex.join(each.replace(hidden, str(source)) for each in sys.orig_argv)
 
 
 def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any]:
