@@ -8,7 +8,7 @@ from html import escape
 
 from bench.result import Result, interval, number
 
-WIDTH, ROW, NAMES, BARS = 720, 26, 200, 380
+WIDTH, ROW, NAMES, BARS = 600, 26, 180, 230
 """Of the picture, a row, the names and the longest bar [user units]; the figures take the rest."""
 STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#333}.bar{fill:#3a7d5c}.span{stroke:#222;stroke-width:1.5}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bench.chart import log_chart
+from bench.chart import BARS, log_chart
 from bench.compare_commands import report
 from bench.end_to_end import STEP
 from bench.environment import environment
@@ -20,6 +23,15 @@ from bench.rungs import DECODE
 from bench.table import table_section
 
 VOID = {"meta", "br", "line", "rect"}
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+PHONE_PX = 500
+"""Chromium's own least width of a window."""
+MEASURE = (
+    "<script>document.title = document.documentElement.scrollWidth + ' of ' + innerWidth;"
+    "document.querySelectorAll('svg').length || console.error('no picture')</script>"
+)
 
 
 class Page(HTMLParser):
@@ -120,7 +132,7 @@ def test_a_chart_has_a_bar_for_each_measured_figure_in_proportion() -> None:
     bars = [each for each in tree.iter() if each.tag.endswith("rect")]
     widths = [float(each.get("width", 0)) for each in bars]
     assert len(widths) == 2
-    assert widths == pytest.approx([380, 1])  # from 10 to 1,000
+    assert widths == pytest.approx([BARS, 1])  # from 10 to 1,000
     assert log_chart([not_measured("d", "no GPU")], "t") == ""
 
 
@@ -141,3 +153,22 @@ def test_a_picture_without_a_ladder_is_one_line(records: list[Report], tmp_path:
     assert done.exit_code == 2
     assert "none of the records holds a ladder" in done.output
     assert not (tmp_path / "a.svg").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_a_browser_shows_the_figures_within_the_width_of_a_phone(
+    records: list[Report], tmp_path: Path
+) -> None:
+    file = tmp_path / "bench.html"
+    file.write_text(page(records) + MEASURE, encoding="utf-8")
+    assert BROWSER is not None
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command += [f"--window-size={PHONE_PX},900", "--dump-dom", file.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr
+    assert "1,234 images/s" in done.stdout
+    title = re.search(r"<title>(\d+) of (\d+)</title>", done.stdout)
+    assert title is not None
+    assert int(title[1]) <= int(title[2])
