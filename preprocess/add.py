@@ -212,7 +212,7 @@ def _read_table(file: Path, class_names: tuple[str, ...]) -> _Table:
                 table.complain("lines without a file or a label", line)
                 continue
             path = posixpath.normpath(path)
-            if path.startswith(("../", "/")) or path in ("..", "."):
+            if path.startswith(("../", "/")) or path in ("..", ".") or "\0" in path:
                 table.complain("paths that leave the folder of the CSV", repr(path))
                 continue
             if name not in label_of:
@@ -256,6 +256,9 @@ def _dict_reader(stream: IO[str], file: Path) -> csv.DictReader[str]:
                 f"{file} has no {what} column: its header is {','.join(columns[:12]) or 'nothing'!r}"
                 f", expected file,label or, for {what}, one of {', '.join(wanted)}"
             )
+        twice = next((name for name in wanted if columns.count(name) > 1), None)
+        if twice is not None:
+            raise UserError(f"{file} has {columns.count(twice)} columns {twice!r}, expected one")
     reader.fieldnames = columns
     return reader
 

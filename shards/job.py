@@ -152,6 +152,8 @@ def _refuse_other_content(directory: Path) -> None:
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file, expected a folder for the shard set")
     work = directory / WORK_NAME
+    if work.exists() and not work.is_dir():
+        raise UserError(f"{work} is a file, expected the folder of unfinished work; remove it")
     if directory.exists() and not work.exists() and any(directory.iterdir()):
         raise UserError(f"{directory} is not empty and holds no shard set; choose another folder")
 

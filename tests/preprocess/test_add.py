@@ -243,6 +243,14 @@ BAD = {
     ),
     "no file column": ("species,url\nBoletus edulis,x\n", r"has no file column: its header is"),
     "no label column": ("file,url\na.jpg,x\n", r"has no label column: its header is 'file,url'"),
+    "two file columns": (
+        "file,File,label\na.jpg,b.jpg,Boletus edulis\n",
+        r"more\.csv has 2 columns 'file', expected one$",
+    ),
+    "a name with a zero byte": (
+        "file,label\na\0.jpg,Boletus edulis\n",
+        r"1 paths that leave the folder of the CSV: 'a\\x00\.jpg'",
+    ),
     "no rows": ("file,label\n", r"lists no photographs"),
     "a path out of the folder": (
         "file,label\n../a.jpg,Boletus edulis\n",

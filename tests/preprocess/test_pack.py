@@ -295,6 +295,14 @@ def test_other_options_are_refused_by_name(
     assert contents(out) == before
 
 
+def test_a_file_in_place_of_the_work_folder_is_refused(
+    tiny_dataset: Path, tmp_path: Path, pack_set: Any
+) -> None:
+    (tmp_path / WORK_NAME).write_text("of something else")
+    with pytest.raises(UserError, match=r"\.pack is a file, expected the folder of unfinished"):
+        pack_set(tiny_dataset, tmp_path)
+
+
 def test_nothing_is_announced_before_a_refusal(
     tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
