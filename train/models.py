@@ -1,9 +1,13 @@
-"""Architectures by their torchvision names, and the normalisation in front of them."""
+"""Architectures by the names of torchvision and timm, and the normalisation in front of them.
+
+A plain name is torchvision's where torchvision has it, else timm's; ``timm:NAME`` is always timm's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from types import ModuleType
 
 import torch
 import torchvision
@@ -11,8 +15,10 @@ from torch import nn
 
 from shards.errors import UserError, unknown_name
 from shards.machine import available_memory, human_bytes
-from train.recipes import TrainConfig
+from train.config import TrainConfig
 
+TIMM = "timm:"
+"""Before the name of an architecture: timm's, where torchvision has one of that name too."""
 WITHOUT_AUX = {"googlenet": {"aux_logits": False, "init_weights": True},
                "inception_v3": {"aux_logits": False, "init_weights": True}}  # fmt: skip
 """Two architectures return extra heads in training unless told not to."""
@@ -49,6 +55,12 @@ def list_archs() -> list[str]:
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
+def list_timm_archs() -> list[str]:
+    """Names of every timm model, as ``timm:NAME`` where torchvision has the plain name."""
+    taken = set(list_archs())
+    return [f"{TIMM}{name}" if name in taken else name for name in _timm().list_models()]
+
+
 def create_model(
     arch: str, num_classes: int, mean: Sequence[float], std: Sequence[float]
 ) -> Classifier:
@@ -58,17 +70,57 @@ def create_model(
         UserError: No such architecture; the message names the nearest.
     """
     check_arch(arch)
-    backbone = torchvision.models.get_model(
-        arch, weights=None, num_classes=num_classes, **WITHOUT_AUX.get(arch, {})
-    )
+    if is_timm(arch):
+        name = arch.removeprefix(TIMM)
+        backbone = _timm().create_model(name, pretrained=False, num_classes=num_classes)
+    else:
+        backbone = torchvision.models.get_model(
+            arch, weights=None, num_classes=num_classes, **WITHOUT_AUX.get(arch, {})
+        )
     return Classifier(backbone, mean, std)
 
 
+def is_timm(arch: str) -> bool:
+    """Whether a known name is one of timm's."""
+    return arch not in list_archs()
+
+
 def check_arch(arch: str) -> None:
-    """Raise :class:`UserError` for a name that torchvision does not have."""
-    if arch not in (known := list_archs()):
-        hint = f"(`python -m train --list-archs` shows all {len(known)})"
-        raise UserError(unknown_name("arch", arch, known, hint))
+    """Raise :class:`UserError` for a name that neither torchvision nor timm has."""
+    if not is_timm(arch) or arch.removeprefix(TIMM) in _timm().list_models():
+        return
+    plain, of_timm = list_archs(), list_timm_archs()
+    known = [*plain, *of_timm]
+    if arch.startswith(TIMM):
+        known = [f"{TIMM}{name}" for name in _timm().list_models()]
+    hint = f"(`python -m train --list-archs` shows all {len(plain) + len(of_timm):,})"
+    raise UserError(unknown_name("arch", arch, known, hint))
+
+
+def classifier_layer(backbone: nn.Module, num_classes: int) -> str:
+    """The name of the layer that makes the logits: the last of so many outputs.
+
+    Raises:
+        UserError: There is none.
+    """
+    found = ""
+    for name, module in backbone.named_modules():
+        outputs = getattr(module, "out_features", getattr(module, "out_channels", None))
+        if isinstance(module, nn.Linear | nn.Conv2d) and outputs == num_classes:
+            found = name
+    if not found:
+        raise UserError(
+            f"{type(backbone).__name__} has no last layer of {num_classes} outputs; choose another "
+            "--arch"
+        )
+    return found
+
+
+def _timm() -> ModuleType:
+    """Imported where it is needed: it takes as long as torch."""
+    import timm
+
+    return timm
 
 
 def check_batch(config: TrainConfig) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 from shards.errors import UserError
-from train.models import Classifier, create_model, list_archs
+from train.models import Classifier, create_model, list_archs, list_timm_archs
 from train.recipes import create_recipe
 
 BASELINE = create_recipe("baseline")
@@ -117,7 +117,31 @@ def test_an_unknown_architecture_is_refused_with_the_nearest_name() -> None:
         create_model("resnet5O", 3, MEAN, STD)
     message = refused.value.format_message()
     assert message.startswith("unknown arch 'resnet5O'; did you mean 'resnet50'?")
-    assert f"`python -m train --list-archs` shows all {len(list_archs())}" in message
+    everything = len(list_archs()) + len(list_timm_archs())
+    assert f"`python -m train --list-archs` shows all {everything:,}" in message
+
+
+@pytest.mark.parametrize(
+    ("wrong", "nearest"),
+    [("tf_efficientnet_lit0", "tf_efficientnet_lite0"), ("timm:resnet5O", "timm:resnet50")],
+)
+def test_an_unknown_name_of_timm_is_refused_with_the_nearest(wrong: str, nearest: str) -> None:
+    with pytest.raises(UserError) as refused:
+        create_model(wrong, 3, MEAN, STD)
+    message = refused.value.format_message()
+    assert message.startswith(f"unknown arch '{wrong}'; did you mean '{nearest}'?")
+
+
+def test_a_plain_name_is_torchvisions_and_with_the_prefix_timms() -> None:
+    with torch.device("meta"):
+        plain, of_timm = (
+            create_model(name, 3, MEAN, STD).backbone for name in ("resnet18", "timm:resnet18")
+        )
+        only_timm = create_model("resnet10t", 3, MEAN, STD).backbone
+    assert type(plain) is torchvision.models.ResNet
+    assert type(of_timm) is type(only_timm) is not type(plain)
+    assert {"timm:resnet18", "resnet10t"} <= set(list_timm_archs())
+    assert not set(list_archs()) & set(list_timm_archs())
 
 
 def test_the_list_holds_classification_models_alone() -> None:
