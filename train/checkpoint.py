@@ -19,9 +19,9 @@ from preprocess.image import ImageOptions
 from shards.errors import JobError, UserError
 from shards.machine import free_disk
 from shards.writer import atomic_file
+from train.config import TrainConfig
 from train.models import Classifier, create_model
 from train.plain import from_plain
-from train.recipes import TrainConfig
 
 CHECKPOINT_VERSION = 1
 MARK = "hyphae_checkpoint"

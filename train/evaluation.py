@@ -18,10 +18,10 @@ from shards.errors import JobError
 from shards.format import Manifest
 from shards.progress import Progress
 from train.batches import eval_loader
+from train.config import TrainConfig
 from train.metrics import Scores, absent_classes, scores
 from train.outputs import Outputs, joined
 from train.published import incomparable, published_table
-from train.recipes import TrainConfig
 from train.resolve import Resolved
 
 
