@@ -10,7 +10,7 @@ from loaders.batch import Loader
 from loaders.config import LoaderConfig
 from loaders.factory import create_loader
 from shards.reader import ShardSet
-from train.recipes import TrainConfig
+from train.config import TrainConfig
 from train.resolve import Resolved
 
 

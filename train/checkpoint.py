@@ -18,9 +18,9 @@ import torch
 from shards.errors import JobError, UserError
 from shards.machine import free_disk
 from shards.writer import atomic_file
+from train.config import TrainConfig
 from train.models import Classifier, create_model
 from train.plain import from_plain
-from train.recipes import TrainConfig
 
 CHECKPOINT_VERSION = 1
 LAST, BEST = "last.pt", "best.pt"

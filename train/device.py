@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from shards.errors import UserError
-from train.recipes import Precision, Switch
+from train.config import Precision, Switch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NVIDIA_SMI_TIMEOUT_S = 10

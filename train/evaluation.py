@@ -23,9 +23,9 @@ from shards.reader import ShardSet
 from shards.settings import path_setting
 from train.batches import eval_loader
 from train.checkpoint import Checkpoint, checkpoint_file, load_checkpoint, model_from_checkpoint
+from train.config import TrainConfig
 from train.metrics import Scores, absent_classes, scores
 from train.published import incomparable, published_table
-from train.recipes import TrainConfig
 from train.resolve import Resolved, resolve
 from train.source import ShardSource, recorded_source, shard_source
 

@@ -14,7 +14,7 @@ import click
 
 from shards.errors import UserError
 from shards.settings import path_setting, refuse_code_folder
-from train.recipes import TrainConfig
+from train.config import TrainConfig
 
 LOCK = ".lock"
 

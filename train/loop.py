@@ -16,18 +16,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from loaders.batch import Batch, Loader
 from shards.errors import Interrupted, JobError
 from shards.machine import human_time
 from shards.progress import Progress
 from train.checkpoint import BEST, LAST, Progressed, save_checkpoint
+from train.config import TrainConfig
 from train.evaluation import Evaluation, Stopped, evaluate
 from train.interrupt import StopRequest
 from train.log import RunLog
 from train.models import Classifier
-from train.recipes import TrainConfig
+from train.objective import prepare
 from train.resolve import Resolved
 from train.schedule import cosine_per_epoch
 
@@ -111,9 +111,14 @@ def train_epoch(session: Session) -> None:
     ):
         start = time.perf_counter()
         for batch in _timed(batches, done):
+            images, target = prepare(
+                batch,
+                config,
+                epoch=done.epoch,
+                first_position=done.step * config.batch_size,
+            )
             with resolved.autocast():
-                logits = session.network(batch.images)
-                loss = cross_entropy(logits, batch.labels, label_smoothing=config.label_smoothing)
+                loss = target.loss(session.network(images), config.label_smoothing)
             session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             session.scaler.step(session.optimizer)
             session.scaler.update()

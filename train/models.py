@@ -15,7 +15,7 @@ from torch import nn
 
 from shards.errors import UserError, unknown_name
 from shards.machine import available_memory, human_bytes
-from train.recipes import TrainConfig
+from train.config import TrainConfig
 
 TIMM = "timm:"
 """Before the name of an architecture: timm's, where torchvision has one of that name too."""

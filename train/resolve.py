@@ -10,8 +10,8 @@ import torch
 from loaders.config import Backend
 from loaders.factory import choose_backend
 from shards.machine import allowed_cores
+from train.config import TrainConfig
 from train.device import DTYPES, choose_compile, choose_device, choose_precision
-from train.recipes import TrainConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from shards.machine import human_time
 from shards.reader import ShardSet
 from train.batches import count_eval_images, eval_loader, train_loader
 from train.checkpoint import BEST, LAST, Checkpoint, checked_content, load_checkpoint
+from train.config import TrainConfig
 from train.estimate import estimate
 from train.evaluation import (
     Evaluation,
@@ -32,7 +33,6 @@ from train.interrupt import StopRequest
 from train.log import CONFIG, SUMMARY, RunLog
 from train.loop import Session, create_optimizer, fit, resume_command
 from train.models import check_arch, check_batch, check_fit, create_model
-from train.recipes import TrainConfig
 from train.resolve import resolve
 from train.restore import restore
 from train.source import ShardSource, recorded_source, shard_source

@@ -16,7 +16,7 @@ from bench.request import Request, fitting_batch, images_per_epoch, shard_set
 from bench.result import Section
 from bench.step import flops_per_image, measure_step, variants
 from shards.errors import UserError
-from train.recipes import TrainConfig
+from train.config import TrainConfig
 from train.resolve import resolve
 
 

@@ -22,10 +22,11 @@ import train.run
 from loaders.augment import AugmentConfig
 from shards.commands import run
 from train.checkpoint import BEST, LAST, load_content
+from train.config import TrainConfig
 from train.evaluation import Evaluation
 from train.interrupt import StopRequest
 from train.log import METRICS, SUMMARY
-from train.recipes import TrainConfig, create_recipe
+from train.recipes import create_recipe
 from train.run import resume_run, start_run
 
 TINY_ARCH = "tinynet"
