@@ -172,7 +172,7 @@ def test_a_stopped_sweep_goes_on_where_it_was(
     again = sweep(*asked)
     assert again.code == 0, again.err
     assert "; 1 to go on with, 1 to start; " in again.out
-    assert "\nresuming in epoch 1 after step 1\n" in again.out
+    assert "\nrun 1 of 2, to go on with: seed 1\n" in again.out
     pairs = list(zip(runs_of(tmp_path / "sweep"), runs_of(tmp_path / "unbroken"), strict=True))
     assert len(pairs) == 2
     for mine, other in pairs:
