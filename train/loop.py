@@ -21,16 +21,18 @@ from loaders.batch import Batch, Loader
 from shards.errors import Interrupted, JobError
 from shards.machine import human_time
 from shards.progress import Progress
+from train.calibration import fit_temperature
 from train.checkpoint import BEST, LAST, Progressed, save_checkpoint
 from train.config import TrainConfig
-from train.evaluation import Evaluation, Stopped, evaluate
-from train.interrupt import StopRequest
+from train.evaluation import Evaluation, evaluate
+from train.interrupt import GO_ON, SAVE, TIME_LIMIT_CODE, Stopped, StopRequest
 from train.log import RunLog
 from train.models import Classifier
 from train.objective import prepare
 from train.profiling import profiled
 from train.record import epoch_pictures, epoch_values, first_batch_pictures, step_values
 from train.resolve import Resolved
+from train.safety import Safety
 from train.schedule import cosine_per_epoch
 
 READ_STEPS = 50
@@ -54,10 +56,25 @@ class Session:
     stop: StopRequest
     facts: dict[str, Any]
     """Plain data that every checkpoint carries: classes, shard set, order hash, versions."""
+    safety: Safety = field(default_factory=Safety)
     done: Progressed = field(default_factory=Progressed)
     started: float = field(default_factory=time.perf_counter)
     profile: bool = False
     """Whether the next epoch is profiled."""
+    saved_at: float = field(default_factory=time.monotonic)
+    saved_step: int = 0
+
+    @property
+    def steps_done(self) -> int:
+        """Optimizer steps since the run began."""
+        return self.done.epoch * self.train.steps_per_epoch + self.done.step
+
+    def asked(self) -> int:
+        """What to do after this batch: ``GO_ON``, ``SAVE``, or end with this exit code."""
+        if self.stop.requested():
+            return self.stop.exit_code
+        seconds, steps = time.monotonic() - self.saved_at, self.steps_done - self.saved_step
+        return SAVE if self.safety.is_save_due(seconds, steps) else GO_ON
 
 
 def create_optimizer(
@@ -76,7 +93,7 @@ def fit(session: Session) -> None:
     """Train to the end of the schedule, or until ``patience`` epochs brought nothing.
 
     Raises:
-        Interrupted: A signal asked to stop; everything is saved.
+        Interrupted: A signal or the time limit asked to stop; everything is saved.
         JobError: The loss is no longer finite; the last good checkpoint is kept.
     """
     config, done = session.config, session.done
@@ -91,10 +108,11 @@ def fit(session: Session) -> None:
                 session.resolved,
                 session.num_classes,
                 pad_to=config.batch_size if session.resolved.compile else None,
-                should_stop=session.stop.requested,
+                keep_outputs=True,
+                after_batch=lambda: save_or_stop(session, session.asked()),
             )
-        except Stopped:
-            save_and_stop(session)
+        except Stopped as stop:
+            save_and_end(session, stop.exit_code)
         finish_epoch(session, val)
 
 
@@ -102,7 +120,7 @@ def train_epoch(session: Session) -> None:
     """The steps of one epoch, from where the last session left it.
 
     Raises:
-        Stopped: A signal asked to stop; ``session.done`` says how far it came.
+        Stopped: It was asked to; ``session.done`` says how far it came.
     """
     config, resolved, done = session.config, session.resolved, session.done
     class_names = session.facts["class_names"]
@@ -143,9 +161,9 @@ def train_epoch(session: Session) -> None:
             done.images += len(batch)
             done.samples_seen += len(batch)
             progress.update(len(batch))
-            stopping = session.stop.requested()
+            asked = session.asked()
             if (
-                stopping
+                asked != GO_ON
                 or done.step % READ_STEPS == 0
                 or done.step == session.train.steps_per_epoch
             ):
@@ -153,9 +171,10 @@ def train_epoch(session: Session) -> None:
                 check_finite(session)
                 values = step_values(loss.item(), learning_rate(session), config.image_size)
                 session.log.step(done.samples_seen, values)
-            if stopping:
-                done.train_s += time.perf_counter() - start
-                raise Stopped
+            if asked != GO_ON:
+                now = time.perf_counter()
+                done.train_s, start = done.train_s + now - start, now
+                save_or_stop(session, asked)
         done.train_s += time.perf_counter() - start
 
 
@@ -177,6 +196,7 @@ def finish_epoch(session: Session, val: Evaluation) -> None:
     is_best = val.scores.miou > done.best_miou
     if is_best:
         done.best_epoch, done.best_miou = done.epoch, val.scores.miou
+        done.temperature = fit_temperature(val.outputs) if val.outputs else 0.0
     values = epoch_values(
         done,
         val,
@@ -202,7 +222,12 @@ def finish_epoch(session: Session, val: Evaluation) -> None:
 
 
 def save(session: Session, name: str) -> None:
-    """Write a checkpoint; ``best.pt`` holds no optimizer, as nobody resumes from it."""
+    """Write a checkpoint; ``best.pt`` holds no optimizer, as nobody resumes from it.
+
+    Raises:
+        JobError: The weights are spoiled, or the disk is full.
+    """
+    check_weights(session)
     done = session.done
     now = time.perf_counter()
     done.seconds += now - session.started
@@ -222,17 +247,31 @@ def save(session: Session, name: str) -> None:
             content["cuda_rng"] = torch.cuda.get_rng_state(session.resolved.device)
     with session.stop.held_off():
         save_checkpoint(session.log.folder / name, content)
+    session.saved_at, session.saved_step = time.monotonic(), session.steps_done
 
 
-def save_and_stop(session: Session) -> None:
+def save_or_stop(session: Session, asked: int) -> None:
+    """Do what was asked for after a batch.
+
+    Raises:
+        Stopped: That was to end.
+    """
+    if asked == SAVE:
+        save(session, LAST)
+    elif asked != GO_ON:
+        raise Stopped(asked)
+
+
+def save_and_end(session: Session, exit_code: int) -> None:
     """Save in mid-epoch and end the program with the command to go on."""
     save(session, LAST)
     done = session.done
+    limit = "time limit: " if exit_code == TIME_LIMIT_CODE else ""
     raise Interrupted(
-        f"stopped in epoch {done.epoch + 1} after step {done.step} of "
+        f"{limit}stopped in epoch {done.epoch + 1} after step {done.step} of "
         f"{session.train.steps_per_epoch}, saved; go on with: "
         f"{resume_command(session.log.folder)}",
-        session.stop.exit_code,
+        exit_code,
     )
 
 
@@ -253,9 +292,17 @@ def check_finite(session: Session) -> None:
     )
 
 
+def check_weights(session: Session) -> None:
+    """Raise :class:`JobError` where the last step spoiled the weights: no loss has shown it yet."""
+    if not all(bool(each.isfinite().all()) for each in session.model.parameters()):
+        raise JobError(
+            f"the weights are no longer finite after {session.done.samples_seen:,} images; try a "
+            f"lower --lr or --precision fp32. {_kept(session)}"
+        )
+
+
 def _kept(session: Session) -> str:
-    last = session.log.folder / LAST
-    return f"The checkpoint of epoch {session.done.epoch} is kept: {last}" if last.exists() else ""
+    return f"The checkpoint before that is kept: {session.log.folder / LAST}"
 
 
 def _timed(batches: Iterator[Batch], done: Progressed) -> Iterator[Batch]:

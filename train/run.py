@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import shlex
+import sys
 import time
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import replace
@@ -18,13 +21,20 @@ from shards.format import Manifest
 from shards.machine import human_time
 from shards.reader import ShardSet
 from train.batches import count_eval_images, train_loader, val_loader
-from train.checkpoint import BEST, LAST, Checkpoint, checked_content, load_checkpoint
+from train.checkpoint import (
+    BEST,
+    LAST,
+    Checkpoint,
+    checked_content,
+    has_checkpoint,
+    load_checkpoint,
+    load_last,
+)
 from train.config import TrainConfig
 from train.deterministic import refusals_as_job_errors
 from train.estimate import estimate
 from train.evaluation import (
     Evaluation,
-    Stopped,
     evaluate,
     evaluate_split,
     prepare_model,
@@ -32,63 +42,69 @@ from train.evaluation import (
     result_row,
 )
 from train.folder import check_new_folder, default_folder, held, new_folder, throwaway_folder
-from train.interrupt import StopRequest
+from train.interrupt import GO_ON, SAVE, Stopped, StopRequest
 from train.log import CONFIG, SUMMARY, RunLog
-from train.loop import Session, create_optimizer, fit, resume_command
+from train.loop import Session, create_optimizer, fit, resume_command, save
 from train.models import check_arch, check_batch, check_fit, create_model
 from train.record import final_pictures, final_values, hyperparameters
 from train.resolve import resolve
-from train.restore import restore
+from train.restore import check_same_set, restore
+from train.safety import Safety
 from train.source import ShardSource, recorded_source, shard_source
 from train.wandb_log import WandbRun, check_wandb
 
 
 def start_run(
-    config: TrainConfig, shards: Path | ShardSource, folder: Path | None = None
+    config: TrainConfig,
+    shards: Path | ShardSource,
+    folder: Path | None = None,
+    safety: Safety | None = None,
 ) -> dict[str, Any]:
     """Train from scratch and return the summary, which is also ``summary.json``.
 
     Raises:
         UserError: Something in the request cannot work; nothing was written.
-        Interrupted: A signal asked to stop; the run can be resumed.
+        Interrupted: A signal or the time limit asked to stop; the run can be resumed.
         JobError: Training failed.
     """
     check_new_folder(folder or default_folder(config))
     check_arch(config.arch)
     source = ShardSource(shards) if isinstance(shards, Path) else shards
     manifest = ShardSet(source.directory).manifest
+    safety = safety or Safety()
     if not config.fast_dev_run:
-        return _run(config, source, manifest, new_folder(folder, config), None)
+        return _run(config, source, manifest, new_folder(folder, config), safety)
     config = replace(config, epochs=1)
     if folder is not None:
-        return _run(config, source, manifest, new_folder(folder, config), None)
+        return _run(config, source, manifest, new_folder(folder, config), safety)
     try:
-        return _run(config, source, manifest, throwaway_folder(), None)
+        return _run(config, source, manifest, throwaway_folder(), safety)
     except Interrupted as stop:
         raise Interrupted("fast dev run: stopped, nothing was kept", stop.exit_code) from None
 
 
-def resume_run(folder: Path, shards: str | None = None) -> dict[str, Any]:
+def resume_run(
+    folder: Path, shards: str | None = None, safety: Safety | None = None
+) -> dict[str, Any]:
     """Go on with an interrupted run exactly where it was saved.
 
     Raises:
         UserError: There is no such run, it is finished or at work, or its data or order of samples
             changed.
     """
-    if not (folder / LAST).is_file():
+    if not has_checkpoint(folder):
         raise UserError(f"{folder} holds no run to resume (no {LAST} in it)")
     with held(folder), ExitStack() as opened:
         if (folder / SUMMARY).exists():
             raise UserError(f"{folder} is finished; its result is in {folder / SUMMARY}")
-        saved = load_checkpoint(folder / LAST)
+        for orphan in folder.glob("*.tmp"):  # what a kill in the middle of a write left
+            orphan.unlink()
+        saved, warning = load_last(folder)
         source = opened.enter_context(shard_source(recorded_source(shards, saved.shards.directory)))
         manifest = ShardSet(source.directory).manifest
-        if manifest.fingerprint != saved.shards.fingerprint:
-            raise UserError(
-                f"{source} is not the shard set that this run was trained on; pass that one with "
-                "--shards, or start a new run"
-            )
-        return _run(saved.config, source, manifest, nullcontext(folder), saved)
+        check_same_set(manifest, source, saved)
+        place = nullcontext(folder)
+        return _run(saved.config, source, manifest, place, safety or Safety(), saved, warning)
 
 
 def _run(
@@ -96,7 +112,9 @@ def _run(
     source: ShardSource,
     manifest: Manifest,
     place: AbstractContextManager[Path],
-    saved: Checkpoint | None,
+    safety: Safety,
+    saved: Checkpoint | None = None,
+    warning: str | None = None,
 ) -> dict[str, Any]:
     shards = source.directory
     if source.url is None:  # of what is streamed, the tars are not here
@@ -129,12 +147,17 @@ def _run(
             val=val,
             num_classes=manifest.num_classes,
             log=log,
-            stop=opened.enter_context(StopRequest()),
+            stop=opened.enter_context(StopRequest(safety)),
             facts=_facts(manifest, source, train),
+            safety=safety,
             profile=config.profile,
         )
         try:
-            if saved is not None:
+            if warning is not None:
+                log.say(warning)
+            if saved is None:
+                save(session, LAST)  # shows a full disk, and from here on a kill loses no run
+            else:
                 restore(session, saved)
             with refusals_as_job_errors():
                 _announce(session, manifest, source)
@@ -172,8 +195,6 @@ def check_shards(directory: Path, manifest: Manifest) -> None:
 
 
 def _way_on(folder: Path) -> str:
-    if not (folder / LAST).exists():
-        return "Nothing was saved yet: mend the set, then start again"
     return f"Mend the set, then go on from the last checkpoint: {resume_command(folder)}"
 
 
@@ -186,7 +207,11 @@ def _note_end(log: RunLog, error: UserError) -> None:
 def _facts(manifest: Manifest, source: ShardSource, train: Any) -> dict[str, Any]:
     return {
         "class_names": list(manifest.class_names),
-        "shards": {"directory": str(source), "fingerprint": manifest.fingerprint},
+        "shards": {
+            "directory": str(source),
+            "fingerprint": manifest.fingerprint,
+            "packing": manifest.options,
+        },
         "order_hash": train.order_hash,
         "versions": versions(),
     }
@@ -211,6 +236,7 @@ def _announce(session: Session, manifest: Manifest, source: ShardSource) -> None
             "config": config.to_dict(),
             "resolved": session.resolved.to_dict(),
             **session.facts,
+            "command": _command(session.log.folder, source),
         },
     )
     parameters = sum(each.numel() for each in session.model.parameters())
@@ -252,6 +278,14 @@ def _announce(session: Session, manifest: Manifest, source: ShardSource) -> None
     )
 
 
+def _command(folder: Path, source: ShardSource) -> str:
+    """The command that began the run; of a URL, which may hold a key, without what may be one."""
+    with suppress(OSError, ValueError, KeyError, TypeError):  # a resumed run has it already
+        return str(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["command"])
+    hidden = source.url or "\0"
+    return shlex.join(each.replace(hidden, str(source)) for each in sys.orig_argv)
+
+
 def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any]:
     """Test the best epoch and write the summary."""
     config, done, log = session.config, session.done, session.log
@@ -262,10 +296,10 @@ def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any
     split = "test" if has_test else "val"
     try:
         result = _evaluate_best(session, shards, split)
-    except Stopped:
+    except Stopped as stop:
         raise Interrupted(
             f"stopped before the {split} result; for it: {resume_command(log.folder)}",
-            session.stop.exit_code,
+            stop.exit_code,
         ) from None
     seconds = done.seconds + time.perf_counter() - session.started
     summary = _summary(session, manifest, split, result, seconds)
@@ -292,6 +326,12 @@ def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any
     return summary
 
 
+def _stop_if_asked(session: Session) -> None:
+    """In the final test, where all is saved already."""
+    if (asked := session.asked()) not in (GO_ON, SAVE):
+        raise Stopped(asked)
+
+
 def _evaluate_best(session: Session, shards: Path, split: str) -> Evaluation:
     config, resolved = session.config, session.resolved
     if not config.is_trial:
@@ -302,7 +342,7 @@ def _evaluate_best(session: Session, shards: Path, split: str) -> Evaluation:
             shards,
             split,
             session.num_classes,
-            session.stop.requested,
+            after_batch=lambda: _stop_if_asked(session),
         )
     return evaluate(
         session.network,
@@ -310,7 +350,7 @@ def _evaluate_best(session: Session, shards: Path, split: str) -> Evaluation:
         resolved,
         session.num_classes,
         pad_to=config.batch_size if resolved.compile else None,
-        should_stop=session.stop.requested,
+        after_batch=lambda: _stop_if_asked(session),
     )
 
 

@@ -102,7 +102,11 @@ def main(
         check_arch(arch)
     with shard_source(shards) as source:
         fingerprint = ShardSet(source.directory).manifest.fingerprint
-        content = [each.name(fingerprint) for each in points] or [*request.key(), fingerprint]
+        content = (
+            [each.name(fingerprint) for each in points]
+            if request is None
+            else [*request.key(), fingerprint]
+        )
         digest = digest_of(content)
         folder = out or (path_setting("log_dir") or Path("runs")) / f"sweep-{digest}"
         session = Session(folder, source, fingerprint, shlex.join(sys.argv[1:]))

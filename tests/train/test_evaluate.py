@@ -20,7 +20,8 @@ from shards.format import MANIFEST_NAME, Manifest
 from train.batches import eval_loader
 from train.checkpoint import BEST, LAST, load_checkpoint, model_from_checkpoint
 from train.evaluate import main
-from train.evaluation import Stopped, evaluate, published_lines
+from train.evaluation import evaluate, published_lines
+from train.interrupt import Stopped
 from train.log import LOG, METRICS, SUMMARY
 from train.resolve import resolve
 
@@ -212,8 +213,12 @@ def test_a_loader_that_loses_images_is_found_out(parts: tuple[Any, Any, Any]) ->
 
 def test_an_evaluation_that_is_asked_to_stop_has_no_result(parts: tuple[Any, Any, Any]) -> None:
     model, loader, resolved = parts
+
+    def stop() -> None:
+        raise Stopped(143)
+
     with pytest.raises(Stopped):
-        evaluate(model, loader, resolved, 3, should_stop=lambda: True)
+        evaluate(model, loader, resolved, 3, after_batch=stop)
 
 
 # The published row.
