@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import train.sweep_run
-from train.checkpoint import LAST
+from train.checkpoint import LAST, previous
 from train.log import CONFIG, SUMMARY
 from train.sweep import main
 from train.sweep_report import FAILED, RESULTS
@@ -167,6 +167,8 @@ def test_a_stopped_sweep_goes_on_where_it_was(
     assert last.endswith("--seed 1,2")
     (begun,) = runs_of(tmp_path / "sweep")
     assert (begun / LAST).is_file()
+    # A kill in the middle of a save: only the checkpoint before is there.
+    (begun / LAST).rename(previous(begun / LAST))
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     again = sweep(*asked)
