@@ -25,6 +25,7 @@ from train.batches import eval_loader
 from train.checkpoint import Checkpoint, checkpoint_file, load_checkpoint, model_from_checkpoint
 from train.config import TrainConfig
 from train.metrics import Scores, absent_classes, scores
+from train.models import Classifier
 from train.published import incomparable, published_table
 from train.resolve import Resolved, resolve
 from train.source import ShardSource, recorded_source, shard_source
@@ -182,11 +183,12 @@ def _evaluate_on(source: ShardSource, split: str, saved: Checkpoint, file: Path)
     return result
 
 
-def prepare_model(model: nn.Module, resolved: Resolved) -> nn.Module:
+def prepare_model(model: Classifier, resolved: Resolved) -> Classifier:
     """Move a model to its device and memory format; the result shares its weights."""
     model = model.to(resolved.device)
     if resolved.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+        return model.to(memory_format=torch.channels_last)
+    model.memory_format = torch.contiguous_format
     return model
 
 

@@ -1,6 +1,6 @@
 """The training loop: one page that reads as the method.
 
-Every epoch: set the learning rate, run the steps, evaluate on val, keep the best. Nothing in a step
+Every epoch: run the steps, each at its learning rate, evaluate on val, keep the best. Nothing in a step
 waits for the device; losses add up there and are read every ``READ_STEPS`` steps.
 """
 
@@ -28,8 +28,9 @@ from train.interrupt import StopRequest
 from train.log import RunLog
 from train.models import Classifier
 from train.objective import prepare
+from train.optimizer import clip_gradients, set_rate
 from train.resolve import Resolved
-from train.schedule import cosine_per_epoch
+from train.schedule import scheduled_rate
 
 READ_STEPS = 50
 
@@ -56,18 +57,6 @@ class Session:
     started: float = field(default_factory=time.perf_counter)
 
 
-def create_optimizer(
-    model: nn.Module, config: TrainConfig, device: torch.device
-) -> torch.optim.Optimizer:
-    """AdamW as the baseline uses it: one rate and one decay for all parameters."""
-    return torch.optim.AdamW(
-        model.parameters(),
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        fused=device.type in ("cuda", "cpu"),
-    )
-
-
 def fit(session: Session) -> None:
     """Train to the end of the schedule, or until ``patience`` epochs brought nothing.
 
@@ -77,8 +66,6 @@ def fit(session: Session) -> None:
     """
     config, done = session.config, session.done
     while done.epoch < config.epochs and done.epoch - done.best_epoch < config.patience:
-        for group in session.optimizer.param_groups:
-            group["lr"] = cosine_per_epoch(done.epoch, config.epochs, config.lr, config.min_lr)
         try:
             train_epoch(session)
             val = evaluate(
@@ -101,6 +88,10 @@ def train_epoch(session: Session) -> None:
         Stopped: A signal asked to stop; ``session.done`` says how far it came.
     """
     config, resolved, done = session.config, session.resolved, session.done
+    steps = session.train.steps_per_epoch
+    # Of the last step so far: what the log says where a session goes on after the last of an epoch.
+    last = max(0, done.step - 1)
+    set_rate(session.optimizer, scheduled_rate(config, done.epoch, last, steps))
     session.network.train()
     loss_sum = torch.tensor(done.loss_sum, device=resolved.device)
     batches = session.train.epoch(done.epoch, done.step)
@@ -120,6 +111,8 @@ def train_epoch(session: Session) -> None:
             with resolved.autocast():
                 loss = target.loss(session.network(images), config.label_smoothing)
             session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            clip_gradients(session.optimizer, session.scaler, config.clip_norm)
+            set_rate(session.optimizer, scheduled_rate(config, done.epoch, done.step, steps))
             session.scaler.step(session.optimizer)
             session.scaler.update()
             session.optimizer.zero_grad(set_to_none=True)

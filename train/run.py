@@ -31,8 +31,9 @@ from train.evaluation import (
 from train.folder import check_new_folder, default_folder, held, new_folder
 from train.interrupt import StopRequest
 from train.log import CONFIG, SUMMARY, RunLog
-from train.loop import Session, create_optimizer, fit, resume_command
+from train.loop import Session, fit, resume_command
 from train.models import check_arch, check_batch, check_fit, create_model
+from train.optimizer import create_optimizer
 from train.resolve import resolve
 from train.restore import restore
 from train.source import ShardSource, recorded_source, shard_source
