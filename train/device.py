@@ -69,7 +69,7 @@ def choose_memory_format(wanted: MemoryFormat, device: torch.device) -> tuple[bo
     if wanted != "auto":
         return wanted == "channels_last", "asked for"
     if device.type == "mps":
-        return False, "mps gains nothing by it"
+        return False, "mps keeps torch's own order"
     return True, "as the loader's batches"
 
 
