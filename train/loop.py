@@ -1,6 +1,6 @@
 """The training loop: one page that reads as the method.
 
-Every epoch: set the learning rate, run the steps, evaluate on val, keep the best. Nothing in a step
+Every epoch: run the steps, each at its learning rate, evaluate on val, keep the best. Nothing in a step
 waits for the device; losses add up there and are read every ``READ_STEPS`` steps.
 """
 
@@ -29,11 +29,12 @@ from train.interrupt import GO_ON, SAVE, TIME_LIMIT_CODE, Stopped, StopRequest
 from train.log import RunLog
 from train.models import Classifier
 from train.objective import prepare
+from train.optimizer import clip_gradients, set_rate
 from train.profiling import profiled
 from train.record import epoch_pictures, epoch_values, first_batch_pictures, step_values
 from train.resolve import Resolved
 from train.safety import Safety
-from train.schedule import cosine_per_epoch
+from train.schedule import scheduled_rate
 
 READ_STEPS = 50
 
@@ -77,18 +78,6 @@ class Session:
         return SAVE if self.safety.is_save_due(seconds, steps) else GO_ON
 
 
-def create_optimizer(
-    model: nn.Module, config: TrainConfig, device: torch.device
-) -> torch.optim.Optimizer:
-    """AdamW as the baseline uses it: one rate and one decay for all parameters."""
-    return torch.optim.AdamW(
-        model.parameters(),
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        fused=device.type in ("cuda", "cpu"),
-    )
-
-
 def fit(session: Session) -> None:
     """Train to the end of the schedule, or until ``patience`` epochs brought nothing.
 
@@ -98,8 +87,6 @@ def fit(session: Session) -> None:
     """
     config, done = session.config, session.done
     while done.epoch < config.epochs and done.epoch - done.best_epoch < config.patience:
-        for group in session.optimizer.param_groups:
-            group["lr"] = cosine_per_epoch(done.epoch, config.epochs, config.lr, config.min_lr)
         try:
             train_epoch(session)
             val = evaluate(
@@ -124,6 +111,10 @@ def train_epoch(session: Session) -> None:
     """
     config, resolved, done = session.config, session.resolved, session.done
     class_names = session.facts["class_names"]
+    steps = session.train.steps_per_epoch
+    # Of the last step so far: what the log says where a session goes on after the last of an epoch.
+    last = max(0, done.step - 1)
+    set_rate(session.optimizer, scheduled_rate(config, done.epoch, last, steps))
     session.network.train()
     loss_sum = torch.tensor(done.loss_sum, device=resolved.device)
     batches = session.train.epoch(done.epoch, done.step)
@@ -133,12 +124,11 @@ def train_epoch(session: Session) -> None:
         Progress(label, session.train.samples_per_epoch, "img", initial=done.images) as progress,
     ):
         start = time.perf_counter()
-        steps = _timed(batches, done)
+        stream = _timed(batches, done)
         if session.profile:
-            left = session.train.steps_per_epoch - done.step
-            steps = profiled(steps, left, session.log.folder, session.log.say)
+            stream = profiled(stream, steps - done.step, session.log.folder, session.log.say)
             session.profile = False
-        for batch in steps:
+        for batch in stream:
             images, target = prepare(
                 batch,
                 config,
@@ -151,6 +141,8 @@ def train_epoch(session: Session) -> None:
             with resolved.autocast():
                 loss = target.loss(session.network(images), config.label_smoothing)
             session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            clip_gradients(session.optimizer, session.scaler, config.clip_norm)
+            set_rate(session.optimizer, scheduled_rate(config, done.epoch, done.step, steps))
             session.scaler.step(session.optimizer)
             session.scaler.update()
             session.optimizer.zero_grad(set_to_none=True)
@@ -162,11 +154,7 @@ def train_epoch(session: Session) -> None:
             done.samples_seen += len(batch)
             progress.update(len(batch))
             asked = session.asked()
-            if (
-                asked != GO_ON
-                or done.step % READ_STEPS == 0
-                or done.step == session.train.steps_per_epoch
-            ):
+            if asked != GO_ON or done.step % READ_STEPS == 0 or done.step == steps:
                 done.loss_sum = float(loss_sum)  # waits for the device
                 check_finite(session)
                 values = step_values(loss.item(), learning_rate(session), config.image_size)

@@ -41,12 +41,15 @@ class Classifier(nn.Module):
         # Not part of the checkpoint's weights: the configuration holds mean and std.
         self.register_buffer("scale", scale.view(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", shift.view(1, 3, 1, 1), persistent=False)
+        self.memory_format = torch.preserve_format
+        """Of what the backbone gets; the loader's images are channels_last."""
         self.scale: torch.Tensor
         self.shift: torch.Tensor
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """``(B, 3, H, W)`` uint8 -> ``(B, K)`` logits."""
-        logits: torch.Tensor = self.backbone(images.to(self.scale.dtype) * self.scale + self.shift)
+        floats = images.to(self.scale.dtype, memory_format=self.memory_format)
+        logits: torch.Tensor = self.backbone(floats * self.scale + self.shift)
         return logits
 
 
