@@ -118,6 +118,9 @@ class TrainConfig:
     """Of weights and activations: channels_last is NHWC, contiguous is NCHW."""
     compile: Switch = "auto"
     """torch.compile."""
+    micro_batch: int | None = None
+    """Images that pass through the network at once, where a batch is too many: gradients add up.
+    none: the batch."""
     loader: Backend = "auto"
     """opencv: CPU threads; dali: on the GPU; dali-cpu: its cross-check; torchvision: the reference;
     webdataset: whole shards in turn, with sampling natural; synthetic: no images, for timing only."""

@@ -51,6 +51,7 @@ LIMITS = {
     "shots": Bounds(1, 100_000_000),
     "imbalance": Bounds(1.0, inf, without_high=True),
     "subset_seed": Bounds(0, 2**63 - 1),
+    "micro_batch": Bounds(1, 65_536),
     "threads": Bounds(1, 512),
     "overfit_batches": Bounds(1, 100_000_000),
 }

@@ -28,7 +28,7 @@ from train.evaluation import Evaluation, evaluate
 from train.interrupt import GO_ON, SAVE, TIME_LIMIT_CODE, Stopped, StopRequest
 from train.log import RunLog
 from train.models import Classifier
-from train.objective import prepare
+from train.objective import micro_batches, prepare
 from train.optimizer import clip_gradients, set_rate
 from train.profiling import profiled
 from train.record import epoch_pictures, epoch_values, first_batch_pictures, step_values
@@ -138,16 +138,19 @@ def train_epoch(session: Session) -> None:
             if not done.samples_seen:
                 pictures = first_batch_pictures(images, batch.labels, class_names)
                 session.log.figures(0, pictures)
-            with resolved.autocast():
-                loss = target.loss(session.network(images), config.label_smoothing)
-            session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            loss = torch.zeros((), device=resolved.device)
+            for part, asked_of_it, share in micro_batches(images, target, config.micro_batch):
+                with resolved.autocast():
+                    logits = session.network(part)
+                    part_loss = share * asked_of_it.loss(logits, config.label_smoothing)
+                session.scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
+                loss += part_loss.detach()
             clip_gradients(session.optimizer, session.scaler, config.clip_norm)
             set_rate(session.optimizer, scheduled_rate(config, done.epoch, done.step, steps))
             session.scaler.step(session.optimizer)
             session.scaler.update()
             session.optimizer.zero_grad(set_to_none=True)
 
-            loss = loss.detach()
             loss_sum += loss * len(batch)
             done.step += 1
             done.images += len(batch)

@@ -156,14 +156,17 @@ def check_fit(model: Classifier, config: TrainConfig, images_per_epoch: int) -> 
             f"{config.arch} cannot take images of {config.image_size} px ({reason}); "
             "try --image-size 224"
         ) from None
-    if images_per_epoch % config.batch_size != 1 and config.batch_size != 1:
+    option = "micro-batch" if config.micro_batch else "batch-size"
+    at_once = config.micro_batch or config.batch_size
+    batches = (config.batch_size, images_per_epoch % config.batch_size)
+    if at_once != 1 and all(each % at_once != 1 for each in batches):
         return
     try:
         with torch.no_grad():
             deepcopy(model).train()(image)
     except ValueError:  # batch normalisation over a single value
         raise UserError(
-            f"the last batch of an epoch ({images_per_epoch} images, --batch-size "
-            f"{config.batch_size}) holds one image, on which {config.arch} cannot train at "
-            f"{config.image_size} px; choose another --batch-size"
+            f"the last batch of an epoch ({images_per_epoch} images, --{option} {at_once}) holds "
+            f"one image, on which {config.arch} cannot train at {config.image_size} px; choose "
+            f"another --{option}"
         ) from None

@@ -57,7 +57,15 @@ PUBLISHED: dict[str, Any] = {
 OF_THE_MACHINE = {"device", "precision", "memory_format", "compile", "loader", "threads"}
 OF_THE_LOADER = {"read", "augment_by", "verify", "on_bad_sample", "reduced_decode"}
 WATCHING = {"wandb", "overfit_batches", "fast_dev_run", "profile", "deterministic"}
-NOT_PUBLISHED = {"arch", "momentum", "patience", "subset_seed", *OF_THE_LOADER, *WATCHING}
+NOT_PUBLISHED = {
+    "arch",
+    "micro_batch",
+    "momentum",
+    "patience",
+    "subset_seed",
+    *OF_THE_LOADER,
+    *WATCHING,
+}
 
 
 def test_baseline_is_the_published_recipe() -> None:
@@ -163,6 +171,11 @@ def test_a_value_that_makes_no_sense_is_refused(field: str, value: Any, message:
 
 def test_mini_is_the_baseline_on_the_courses_mini_set() -> None:
     assert create_recipe("mini") == replace(create_recipe("baseline"), recipe="mini", mini=408)
+
+
+def test_small_gpu_is_the_baseline_sixteen_images_at_a_time() -> None:
+    expected = replace(create_recipe("baseline"), recipe="small-gpu", micro_batch=16)
+    assert create_recipe("small-gpu") == expected
 
 
 def test_each_recipe_says_what_it_is_for_its_command_and_its_cost() -> None:
