@@ -160,7 +160,7 @@ def train_epoch(session: Session) -> None:
             if asked != GO_ON or done.step % READ_STEPS == 0 or done.step == steps:
                 done.loss_sum = float(loss_sum)  # waits for the device
                 check_finite(session)
-                values = step_values(loss.item(), learning_rate(session), config.image_size)
+                values = step_values(float(loss), learning_rate(session), config.image_size)
                 session.log.step(done.samples_seen, values)
             if asked != GO_ON:
                 now = time.perf_counter()
