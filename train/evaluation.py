@@ -19,7 +19,6 @@ from shards.format import Manifest
 from shards.progress import Progress
 from train.batches import eval_loader
 from train.config import TrainConfig
-from train.course import CourseCheckpoint, load_trained
 from train.metrics import Scores, absent_classes, scores
 from train.outputs import Outputs, joined
 from train.published import incomparable, published_table
