@@ -20,13 +20,10 @@ from shards.progress import Progress
 from train.batches import eval_loader
 from train.config import TrainConfig
 from train.metrics import Scores, absent_classes, scores
+from train.models import Classifier
 from train.outputs import Outputs, joined
 from train.published import incomparable, published_table
 from train.resolve import Resolved
-
-
-class Stopped(Exception):
-    """The evaluation was asked to stop; it has no result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +79,7 @@ def evaluate(
     *,
     pad_to: int | None = None,
     keep_outputs: bool = False,
-    should_stop: Callable[[], bool] = lambda: False,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Run a model over every sample of a split once.
 
@@ -93,10 +90,9 @@ def evaluate(
         num_classes: K.
         pad_to: Batch size to which short batches are padded: a compiled model sees one shape.
         keep_outputs: Whether the result holds the logits of every image.
-        should_stop: Asked after each batch.
+        after_batch: Called after each batch; may raise.
 
     Raises:
-        Stopped: ``should_stop`` said so.
         JobError: The loader did not yield each sample once.
     """
     model.eval()
@@ -121,8 +117,7 @@ def evaluate(
             if keep_outputs:
                 kept.append(Outputs(logits, batch.labels, batch.ids))
             progress.update(count)
-            if should_stop():
-                raise Stopped
+            after_batch()
     confusion = matrix.compute().cpu()
     images_seen = int(confusion.sum())
     if images_seen != loader.samples_per_epoch:
@@ -142,7 +137,7 @@ def evaluate_split(
     shards: Path,
     split: str,
     num_classes: int,
-    should_stop: Callable[[], bool] = lambda: False,
+    after_batch: Callable[[], None] = lambda: None,
     *,
     keep_outputs: bool = False,
 ) -> Evaluation:
@@ -157,17 +152,18 @@ def evaluate_split(
             num_classes,
             pad_to=pad_to,
             keep_outputs=keep_outputs,
-            should_stop=should_stop,
+            after_batch=after_batch,
         )
     finally:
         loader.close()
 
 
-def prepare_model(model: nn.Module, resolved: Resolved) -> nn.Module:
+def prepare_model(model: Classifier, resolved: Resolved) -> Classifier:
     """Move a model to its device and memory format; the result shares its weights."""
     model = model.to(resolved.device)
     if resolved.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+        return model.to(memory_format=torch.channels_last)
+    model.memory_format = torch.contiguous_format
     return model
 
 

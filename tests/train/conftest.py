@@ -31,7 +31,7 @@ from train.run import resume_run, start_run
 
 TINY_ARCH = "tinynet"
 BATCH_SIZE = 5  # 36 rows: eight steps an epoch, the last of one image; val: five and one
-TIMES = ("train/images_per_s", "train/data_wait", "val/seconds")
+TIMES = ("train/images_per_s", "train/data_wait", "val/seconds", "memory/host_gib")
 PROGRESS_TIMES = ("seconds", "train_s", "wait_s")
 
 
