@@ -38,6 +38,7 @@ LIMITS = {
     "batch_size": Bounds(1, 65_536),
     "lr": POSITIVE,
     "min_lr": NOT_NEGATIVE,
+    "backbone_lr": Bounds(0.0, 1.0, without_low=True),
     "weight_decay": NOT_NEGATIVE,
     "label_smoothing": SHARE,
     "seed": Bounds(0, 2**63 - 1),

@@ -57,11 +57,25 @@ class Session:
 
 
 def create_optimizer(
-    model: nn.Module, config: TrainConfig, device: torch.device
+    model: nn.Module, config: TrainConfig, device: torch.device, head: nn.Module | None = None
 ) -> torch.optim.Optimizer:
-    """AdamW as the baseline uses it: one rate and one decay for all parameters."""
+    """AdamW as the baseline uses it: one decay for all parameters, and one rate.
+
+    Args:
+        model: Whose parameters it changes.
+        config: Rates and decay.
+        device: Where they are.
+        head: The last layer, where the others have ``backbone_lr`` of its rate.
+    """
+    of_head = [] if head is None else list(head.parameters())
+    known = set(map(id, of_head))
+    others = [each for each in model.parameters() if id(each) not in known]
+    groups = [
+        {"params": others, "lr_share": 1.0 if head is None else config.backbone_lr},
+        {"params": of_head, "lr_share": 1.0},
+    ]
     return torch.optim.AdamW(
-        model.parameters(),
+        [each for each in groups if each["params"]],
         lr=config.lr,
         weight_decay=config.weight_decay,
         fused=device.type in ("cuda", "cpu"),
@@ -77,8 +91,9 @@ def fit(session: Session) -> None:
     """
     config, done = session.config, session.done
     while done.epoch < config.epochs and done.epoch - done.best_epoch < config.patience:
+        lr = cosine_per_epoch(done.epoch, config.epochs, config.lr, config.min_lr)
         for group in session.optimizer.param_groups:
-            group["lr"] = cosine_per_epoch(done.epoch, config.epochs, config.lr, config.min_lr)
+            group["lr"] = lr * group["lr_share"]
         try:
             train_epoch(session)
             val = evaluate(
@@ -168,7 +183,7 @@ def finish_epoch(session: Session, val: Evaluation) -> None:
         done.epoch,
         {
             "train/loss": train_loss,
-            "train/lr": session.optimizer.param_groups[0]["lr"],
+            "train/lr": session.optimizer.param_groups[-1]["lr"],
             "train/images_per_s": images_per_s,
             "train/data_wait": waiting,
             "val/loss": val.loss,
