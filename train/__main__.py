@@ -5,6 +5,7 @@ What needs torch is imported by the command that runs: Ctrl-C must end it in one
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,14 @@ with importing():
     from train.options import field_options, given_fields
     from train.recipes import describe_recipes
     from train.settings import load_layers, settle, to_toml
+from train.safety import Safety, checkpoint_every_of, duration_of
 
-RESUME_OPTIONS = ("resume", "shards")
-"""What may be given beside --resume; everything else belongs to the run already."""
+STARTED = time.monotonic()
+"""Importing torch takes seconds of a time limit, too."""
+NEWEST = Path("<newest unfinished run>")
+"""What --resume without a folder stands for."""
+RESUME_OPTIONS = ("resume", "shards", "time_limit", "checkpoint_every")
+"""What may be given beside --resume FOLDER; everything else belongs to the run already."""
 
 
 @click.command(context_settings=HELP)
@@ -35,7 +41,27 @@ RESUME_OPTIONS = ("resume", "shards")
     type=click.Path(path_type=Path),
     help="Run folder.  [default: runs/<arch>-<recipe>-<time>]",
 )
-@click.option("--resume", type=click.Path(path_type=Path), help="Go on with this run folder.")
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    is_flag=False,
+    flag_value=NEWEST,
+    metavar="[FOLDER]",
+    help="Go on with this run, or with the newest unfinished one of the configuration given.",
+)
+@click.option(
+    "--time-limit",
+    metavar="TIME",
+    callback=duration_of,
+    help="Save and end with exit code 124 so long after the start: 45m, 3h55m.",
+)
+@click.option(
+    "--checkpoint-every",
+    metavar="TIME|STEPS",
+    callback=checkpoint_every_of,
+    show_default="10m",
+    help="What a kill may cost at most: a time, a number of steps, or both (10m,500).",
+)
 @click.option(
     "--config",
     "config_file",
@@ -56,6 +82,8 @@ def main(
     config_file: Path | None,
     show_config: bool,
     list_recipes: bool,
+    time_limit: float | None,
+    checkpoint_every: dict[str, Any] | None,
     show_archs: bool,
     **fields: Any,
 ) -> None:
@@ -63,7 +91,7 @@ def main(
 
     A field that is not given comes from --config, else HYPHAE_TRAIN_<FIELD>, else [train] of
     local.toml, else the recipe. Reports mIoU, macro F1 and overall accuracy on val after each epoch,
-    and on test for the best epoch. Ctrl-C saves; --resume goes on.
+    and on test for the best epoch. Ctrl-C, SIGTERM and --time-limit save; --resume goes on.
     """
     if list_recipes:
         click.echo(describe_recipes())
@@ -75,18 +103,27 @@ def main(
         from train.models import check_arch, list_archs, list_timm_archs
         from train.run import resume_run, start_run
         from train.source import shard_source
+        from train.unfinished import newest_unfinished
 
     if show_archs:
         click.echo("\n".join(["torchvision:", *list_archs(), "timm:", *list_timm_archs()]))
         return
-    if resume is not None:
+    safety = Safety(started=STARTED, time_limit_s=time_limit, **checkpoint_every or {})
+    if resume is not None and resume != NEWEST:
         _refuse_options_beside_resume(context)
-        resume_run(resume, shards)
+        resume_run(resume, shards, safety)
         return
     config = settle(load_layers(given_fields(fields), config_file)).config
     check_arch(config.arch)
     with shard_source(shards) as source:
-        start_run(config, source, out)
+        if resume is None:
+            start_run(config, source, out, safety)
+            return
+        if out is not None:
+            raise UserError(f"--out is for a new run; to go on with that one: --resume {out}")
+        folder = newest_unfinished(config, source)
+    click.echo(f"going on with {folder}")
+    resume_run(folder, shards, safety)
 
 
 def _refuse_options_beside_resume(context: click.Context) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import pickle
 import textwrap
 import warnings
@@ -15,11 +17,13 @@ from typing import Any
 
 import torch
 
+from preprocess.image import ImageOptions
 from shards.errors import JobError, UserError
 from shards.machine import free_disk
 from shards.writer import atomic_file
 from train.config import TrainConfig
 from train.models import Classifier, create_model
+from train.optimizer import state_shapes
 from train.plain import from_plain
 
 CHECKPOINT_VERSION = 1
@@ -44,6 +48,8 @@ class Progressed:
     best_epoch: int = 0
     """Counted from 1; 0 before the first evaluation."""
     best_miou: float = -1.0
+    temperature: float = 0.0
+    """Of the best epoch's probabilities, fitted on val; 0 where none was."""
     seconds: float = 0.0
     """Spent in all sessions up to the last checkpoint."""
     loss_sum: float = 0.0
@@ -64,6 +70,8 @@ class TrainedOn:
 
     directory: str
     fingerprint: str
+    packing: ImageOptions | None = None
+    """How its photographs were stored; in old checkpoints None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,21 +104,91 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint; a crash or a full disk leaves the previous one as it was."""
-    save_plain(path, {MARK: CHECKPOINT_VERSION, **content})
+    """Write a checkpoint and keep the one that it replaces as :func:`previous`.
+
+    A crash at any moment leaves at least one of the two whole, and a full disk both.
+
+    Raises:
+        JobError: The disk is full.
+    """
+    complete = path.with_name(f"{path.name}.new")
+    save_plain(complete, {MARK: CHECKPOINT_VERSION, **content}, instead_of=path)
+    if path.exists():
+        path.replace(previous(path))
+    complete.replace(path)
+    _sync_folder(path.parent)
 
 
-def save_plain(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain data as they are, all or nothing."""
+def save_plain(path: Path, content: dict[str, Any], instead_of: Path | None = None) -> None:
+    """Write tensors and plain data as they are, all or nothing.
+
+    Args:
+        path: The file.
+        content: What to write.
+        instead_of: The file that it is going to replace, where that is not ``path``.
+
+    Raises:
+        JobError: The disk is full.
+    """
     try:
         with atomic_file(path) as file:
             torch.save(content, file)
-    except RuntimeError as error:  # torch's archive writer wraps what the disk refused
-        if free_disk(path.parent) > NEARLY_FULL:
+    except (OSError, RuntimeError) as error:  # torch's archive writer wraps what the disk refused
+        if isinstance(error, OSError):
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        else:
+            full = free_disk(path.parent) <= NEARLY_FULL
+        if not full:
             raise
+        replaced = instead_of or path
+        kept = f"; the checkpoint before it is kept ({replaced})" if replaced.exists() else ""
         raise JobError(
-            f"cannot write {path}: the disk is full; free some room, then go on with --resume"
+            f"cannot write {replaced}: the disk is full{kept}; free some room, then go on with --resume"
         ) from error
+
+
+def previous(path: Path) -> Path:
+    """Where the predecessor of a checkpoint is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names of its files outlast a loss of power, too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run saved something to go on from."""
+    return any(each.is_file() for each in (folder / LAST, previous(folder / LAST)))
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint that was cut short, changed on the disk, or is gone."""
+
+
+def load_last(folder: Path) -> tuple[Checkpoint, str | None]:
+    """The newest whole checkpoint of a run, and what to say where that is not ``last.pt``.
+
+    A damaged ``last.pt`` is put aside, so that the next save does not replace the whole one by it.
+
+    Raises:
+        UserError: There is none, or a whole one holds what no run saves.
+    """
+    path = folder / LAST
+    older = previous(path)
+    try:
+        return load_checkpoint(path), None
+    except DamagedCheckpoint as error:
+        if not older.is_file():
+            raise
+        saved, problem = load_checkpoint(older), error.format_message()
+    if path.exists():
+        path.replace(path.with_suffix(".damaged"))
+    return saved, f"warning: {problem}; going on from the checkpoint before it ({older.name})"
 
 
 def checkpoint_file(path: Path) -> Path:
@@ -174,20 +252,22 @@ def check_archive(path: Path) -> None:
     torch itself checks no sums: most flipped bits would load without a word.
 
     Raises:
-        UserError: No such file, no archive, or damaged.
+        DamagedCheckpoint: No such file, no archive, or damaged.
     """
     if not path.is_file():
-        raise UserError(f"no checkpoint {path}")
+        raise DamagedCheckpoint(f"no checkpoint {path}")
     damaged: str | None = "the archive itself"
     try:
         if not zipfile.is_zipfile(path):
-            raise UserError(f"{path} is no checkpoint: not an archive that torch.save wrote")
+            raise DamagedCheckpoint(
+                f"{path} is no checkpoint: not an archive that torch.save wrote"
+            )
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError):
         pass
     if damaged is not None:
-        raise UserError(f"{path} is damaged: check sums do not match ({damaged})")
+        raise DamagedCheckpoint(f"{path} is damaged: check sums do not match ({damaged})")
 
 
 def model_from_checkpoint(checkpoint: Checkpoint, path: Path) -> Classifier:
@@ -207,13 +287,13 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
     """Put the moments back; rates and decays are the configuration's, and so not taken from a file.
 
     Raises:
-        ValueError: The moments are not those of AdamW for these parameters.
+        ValueError: The moments are not those of this optimizer for these parameters.
     """
     fresh = optimizer.state_dict()["param_groups"]
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     for at, moments in saved["state"].items():
-        shape = tuple(parameters[at].shape)
         found = {name: tuple(each.shape) for name, each in moments.items()}
-        if found != {"step": (), "exp_avg": shape, "exp_avg_sq": shape}:
+        if found != state_shapes(optimizer, parameters[at]):
+            shape = tuple(parameters[at].shape)
             raise ValueError(f"the optimizer has {found} for parameter {at} of shape {shape}")
     optimizer.load_state_dict({"state": saved["state"], "param_groups": fresh})

@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, pad
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from loaders.batch import Loader
-from shards.errors import JobError, UserError
+from shards.errors import JobError
 from shards.format import Manifest
 from shards.progress import Progress
-from shards.reader import ShardSet
-from shards.settings import path_setting
 from train.batches import eval_loader
-from train.checkpoint import Checkpoint, TrainedOn, checkpoint_file, model_from_checkpoint
 from train.config import TrainConfig
-from train.course import CourseCheckpoint, load_trained
 from train.metrics import Scores, absent_classes, scores
+from train.models import Classifier
+from train.outputs import Outputs, joined
 from train.published import incomparable, published_table
-from train.resolve import Resolved, resolve
-from train.source import ShardSource, recorded_source, shard_source
-
-
-class Stopped(Exception):
-    """The evaluation was asked to stop; it has no result."""
+from train.resolve import Resolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +35,8 @@ class Evaluation:
     loss: float
     """Mean cross entropy, without label smoothing."""
     seconds: float
+    outputs: Outputs | None = None
+    """Image by image, where they were asked for."""
 
     @property
     def images(self) -> int:
@@ -85,7 +78,8 @@ def evaluate(
     num_classes: int,
     *,
     pad_to: int | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    keep_outputs: bool = False,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Run a model over every sample of a split once.
 
@@ -95,16 +89,17 @@ def evaluate(
         resolved: Device and precision.
         num_classes: K.
         pad_to: Batch size to which short batches are padded: a compiled model sees one shape.
-        should_stop: Asked after each batch.
+        keep_outputs: Whether the result holds the logits of every image.
+        after_batch: Called after each batch; may raise.
 
     Raises:
-        Stopped: ``should_stop`` said so.
         JobError: The loader did not yield each sample once.
     """
     model.eval()
     start = time.perf_counter()
     matrix = MulticlassConfusionMatrix(num_classes).to(resolved.device)
     loss_sum = torch.zeros((), device=resolved.device)
+    kept: list[Outputs] = []
     with (
         closing(loader.epoch(0)) as batches,
         Progress("evaluating", loader.samples_per_epoch, "img") as progress,
@@ -119,14 +114,20 @@ def evaluate(
                 logits = model(images)[:count].float()
             loss_sum += cross_entropy(logits, batch.labels, reduction="sum")
             matrix.update(logits.argmax(1), batch.labels)
+            if keep_outputs:
+                kept.append(Outputs(logits, batch.labels, batch.ids))
             progress.update(count)
-            if should_stop():
-                raise Stopped
+            after_batch()
     confusion = matrix.compute().cpu()
     images_seen = int(confusion.sum())
     if images_seen != loader.samples_per_epoch:
         raise JobError(f"evaluated {images_seen} images, expected {loader.samples_per_epoch}")
-    return Evaluation(confusion, float(loss_sum) / images_seen, time.perf_counter() - start)
+    return Evaluation(
+        confusion,
+        float(loss_sum) / images_seen,
+        time.perf_counter() - start,
+        joined(kept) if keep_outputs else None,
+    )
 
 
 def evaluate_split(
@@ -136,79 +137,33 @@ def evaluate_split(
     shards: Path,
     split: str,
     num_classes: int,
-    should_stop: Callable[[], bool] = lambda: False,
+    after_batch: Callable[[], None] = lambda: None,
+    *,
+    keep_outputs: bool = False,
 ) -> Evaluation:
     """Open a split, evaluate a (possibly compiled) model on it, close it again."""
     loader = eval_loader(config, resolved, shards, split)
     try:
         pad_to = config.batch_size if resolved.compile else None
         return evaluate(
-            model, loader, resolved, num_classes, pad_to=pad_to, should_stop=should_stop
+            model,
+            loader,
+            resolved,
+            num_classes,
+            pad_to=pad_to,
+            keep_outputs=keep_outputs,
+            after_batch=after_batch,
         )
     finally:
         loader.close()
 
 
-def evaluate_checkpoint(path: Path, split: str, shards: str | None) -> Compared:
-    """Evaluate a checkpoint (or a run folder's best one) as its run would, and print the row.
-
-    One of the course's is evaluated as a ``baseline`` run.
-
-    Raises:
-        UserError: There is no such checkpoint or shard set, or they do not belong together.
-        JobError: The weights are spoiled.
-    """
-    file = checkpoint_file(path)
-    saved = load_trained(file)
-    if isinstance(saved, CourseCheckpoint):
-        click.echo(str(saved))
-        with shard_source(shards) as source:
-            manifest = ShardSet(source.directory).manifest
-            trained_on = TrainedOn(directory=str(source), fingerprint=manifest.fingerprint)
-            return _evaluate_on(source, split, saved.on(manifest.class_names, trained_on), file)
-    where = recorded_source(shards, saved.shards.directory)
-    if shards is None and not Path(where).is_dir():  # it was moved: to where this machine has its
-        where = str(path_setting("shards_dir") or where)
-    with shard_source(where) as source:
-        return _evaluate_on(source, split, saved, file)
-
-
-def _evaluate_on(source: ShardSource, split: str, saved: Checkpoint, file: Path) -> Compared:
-    manifest = ShardSet(source.directory).manifest
-    if manifest.class_names != saved.class_names:
-        raise UserError(
-            f"{source} has {manifest.num_classes} classes, the checkpoint was trained on "
-            f"{len(saved.class_names)} others; pass the shard set of its run with --shards"
-        )
-    model = model_from_checkpoint(saved, file)
-    resolved = resolve(saved.config, source.url)
-    for name, value in resolved.to_dict().items():
-        if saved.resolved and (before := saved.resolved.get(name)) != value:
-            click.echo(f"note: {name} is {value} here, the run had {before}")
-    if manifest.fingerprint != saved.shards.fingerprint:
-        click.echo(f"note: {source} is not the shard set of the run")
-    network = prepare_model(model, resolved)
-    if resolved.compile:
-        network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
-    result = evaluate_split(
-        network, saved.config, resolved, source.directory, split, manifest.num_classes
-    )
-    click.echo(result_row(split, result))
-    if not math.isfinite(result.loss):
-        raise JobError(f"{file}: the loss is {result.loss}, so its weights are spoiled")
-    if split == "test":
-        for line in published_lines(manifest, saved.config):
-            click.echo(line)
-    return Compared(
-        str(file), saved.config.arch, result, _not_beside(manifest, saved.config, split)
-    )
-
-
-def prepare_model(model: nn.Module, resolved: Resolved) -> nn.Module:
+def prepare_model(model: Classifier, resolved: Resolved) -> Classifier:
     """Move a model to its device and memory format; the result shares its weights."""
     model = model.to(resolved.device)
     if resolved.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+        return model.to(memory_format=torch.channels_last)
+    model.memory_format = torch.contiguous_format
     return model
 
 
@@ -227,13 +182,13 @@ def published_lines(manifest: Manifest, config: TrainConfig) -> list[str]:
     published = published_table().get(config.arch)
     if published is None:
         return []
-    if reason := _not_beside(manifest, config, "test"):
+    if reason := not_beside(manifest, config, "test"):
         return [f"published {config.arch}: different data, not comparable ({reason})"]
     row = Scores(oa=published.oa, mf1=published.mf1, miou=published.miou)
     return [f"published {config.arch}: {row}"]
 
 
-def _not_beside(manifest: Manifest, config: TrainConfig, split: str) -> str | None:
+def not_beside(manifest: Manifest, config: TrainConfig, split: str) -> str | None:
     """Why a result must not stand beside the published one."""
     if split != "test":
         return f"split {split}, the published results are of test"

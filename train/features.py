@@ -18,7 +18,6 @@ from loaders.batch import Loader
 from shards.errors import UserError
 from shards.progress import Progress
 from shards.writer import atomic_file
-from train.evaluation import Stopped
 from train.logistic import Samples
 from train.models import Classifier, classifier_layer
 from train.resolve import Resolved
@@ -156,13 +155,9 @@ def extract(
     epoch: int,
     resolved: Resolved,
     label: str,
-    should_stop: Callable[[], bool],
+    after_batch: Callable[[], None],
 ) -> tuple[Samples, torch.Tensor]:
-    """Features of every image of an epoch, and their ids.
-
-    Raises:
-        Stopped: ``should_stop`` said so.
-    """
+    """Features of every image of an epoch, and their ids; ``after_batch`` may raise."""
     features, labels, ids = [], [], []
     with (
         closing(loader.epoch(epoch)) as batches,
@@ -173,8 +168,7 @@ def extract(
             labels.append(batch.labels.clone())
             ids.append(batch.ids.clone())
             progress.update(len(batch))
-            if should_stop():
-                raise Stopped
+            after_batch()
     return Samples(torch.cat(features), torch.cat(labels)), torch.cat(ids)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -19,11 +20,16 @@ from train.config import TrainConfig
 LOCK = ".lock"
 
 
+def runs_folder() -> Path:
+    """Where runs go by default: the log folder of this machine, else ``runs``."""
+    return path_setting("log_dir") or Path("runs")
+
+
 def default_folder(config: TrainConfig) -> Path:
     """``runs/<arch>-<recipe>-<time>`` below the log folder of this machine; it does not exist."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name = f"{config.arch}-{config.recipe}-{stamp}"
-    folders = path_setting("log_dir") or Path("runs")
+    folders = runs_folder()
     taken = (f"{name}-{number}" for number in count(2))  # several runs may start in a second
     return next(folders / each for each in chain([name], taken) if not (folders / each).exists())
 
@@ -51,6 +57,13 @@ def new_folder(folder: Path | None, config: TrainConfig) -> Iterator[Path]:
     with held(made):
         _refuse_content(made)
         yield made
+
+
+@contextmanager
+def throwaway_folder() -> Iterator[Path]:
+    """The folder of a trial, among the system's temporary ones; it goes away with all in it."""
+    with TemporaryDirectory(prefix="hyphae-fast-dev-run-") as made:
+        yield Path(made)
 
 
 @contextmanager

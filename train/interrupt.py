@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: while torch is imported, and as a wish that the loop grants between steps."""
+"""Signals and the time limit: while torch is imported, and as a wish that the loop grants."""
 
 from __future__ import annotations
 
@@ -11,8 +11,22 @@ from typing import Any
 
 import click
 
+from train.safety import Safety
+
 STDERR = 2
 """Its number for the system: Python's own file may be in use when the signal comes."""
+GO_ON, SAVE = 0, 1
+"""What may be asked for after a batch; anything else is the exit code with which to save and end."""
+TIME_LIMIT_CODE = 124
+"""Exit code of a session that came to its time limit, as of ``timeout(1)``."""
+
+
+class Stopped(Exception):
+    """A session was asked to end; the argument is its exit code."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
 
 
 @contextmanager
@@ -35,21 +49,26 @@ def _leave(signum: int, _frame: FrameType | None) -> None:
 
 
 class StopRequest:
-    """Remembers the first signal; a second SIGINT ends the program at once, without saving."""
+    """Remembers the first signal; a second SIGINT ends the program at once, without saving.
 
-    def __init__(self) -> None:
+    Args:
+        safety: Whose time limit stops as a signal does.
+    """
+
+    def __init__(self, safety: Safety | None = None) -> None:
+        self._safety = safety or Safety()
         self._signum: int | None = None
         self._writing = False
         self._before: dict[signal.Signals, Any] = {}
 
     def requested(self) -> bool:
-        """Whether somebody wants the run to stop."""
-        return self._signum is not None
+        """Whether somebody wants the run to stop, or its time is over."""
+        return self._signum is not None or self._safety.over
 
     @property
     def exit_code(self) -> int:
-        """130 after SIGINT, 143 after SIGTERM."""
-        return 128 + (self._signum or signal.SIGINT)
+        """130 after SIGINT, 143 after SIGTERM, 124 at the time limit."""
+        return TIME_LIMIT_CODE if self._signum is None else 128 + self._signum
 
     @contextmanager
     def held_off(self) -> Iterator[None]:

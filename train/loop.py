@@ -1,6 +1,6 @@
 """The training loop: one page that reads as the method.
 
-Every epoch: set the learning rate, run the steps, evaluate on val, keep the best. Nothing in a step
+Every epoch: run the steps, each at its learning rate, evaluate on val, keep the best. Nothing in a step
 waits for the device; losses add up there and are read every ``READ_STEPS`` steps.
 """
 
@@ -21,15 +21,20 @@ from loaders.batch import Batch, Loader
 from shards.errors import Interrupted, JobError
 from shards.machine import human_time
 from shards.progress import Progress
+from train.calibration import fit_temperature
 from train.checkpoint import BEST, LAST, Progressed, save_checkpoint
 from train.config import TrainConfig
-from train.evaluation import Evaluation, Stopped, evaluate
-from train.interrupt import StopRequest
+from train.evaluation import Evaluation, evaluate
+from train.interrupt import GO_ON, SAVE, TIME_LIMIT_CODE, Stopped, StopRequest
 from train.log import RunLog
 from train.models import Classifier
-from train.objective import prepare
+from train.objective import micro_batches, prepare
+from train.optimizer import clip_gradients, set_rate
+from train.profiling import profiled
+from train.record import epoch_pictures, epoch_values, first_batch_pictures, step_values
 from train.resolve import Resolved
-from train.schedule import cosine_per_epoch
+from train.safety import Safety
+from train.schedule import scheduled_rate
 
 READ_STEPS = 50
 
@@ -52,48 +57,36 @@ class Session:
     stop: StopRequest
     facts: dict[str, Any]
     """Plain data that every checkpoint carries: classes, shard set, order hash, versions."""
+    safety: Safety = field(default_factory=Safety)
     done: Progressed = field(default_factory=Progressed)
     started: float = field(default_factory=time.perf_counter)
+    profile: bool = False
+    """Whether the next epoch is profiled."""
+    saved_at: float = field(default_factory=time.monotonic)
+    saved_step: int = 0
 
+    @property
+    def steps_done(self) -> int:
+        """Optimizer steps since the run began."""
+        return self.done.epoch * self.train.steps_per_epoch + self.done.step
 
-def create_optimizer(
-    model: nn.Module, config: TrainConfig, device: torch.device, head: nn.Module | None = None
-) -> torch.optim.Optimizer:
-    """AdamW as the baseline uses it: one decay for all parameters, and one rate.
-
-    Args:
-        model: Whose parameters it changes.
-        config: Rates and decay.
-        device: Where they are.
-        head: The last layer, where the others have ``backbone_lr`` of its rate.
-    """
-    of_head = [] if head is None else list(head.parameters())
-    known = set(map(id, of_head))
-    others = [each for each in model.parameters() if id(each) not in known]
-    groups = [
-        {"params": others, "lr_share": 1.0 if head is None else config.backbone_lr},
-        {"params": of_head, "lr_share": 1.0},
-    ]
-    return torch.optim.AdamW(
-        [each for each in groups if each["params"]],
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        fused=device.type in ("cuda", "cpu"),
-    )
+    def asked(self) -> int:
+        """What to do after this batch: ``GO_ON``, ``SAVE``, or end with this exit code."""
+        if self.stop.requested():
+            return self.stop.exit_code
+        seconds, steps = time.monotonic() - self.saved_at, self.steps_done - self.saved_step
+        return SAVE if self.safety.is_save_due(seconds, steps) else GO_ON
 
 
 def fit(session: Session) -> None:
     """Train to the end of the schedule, or until ``patience`` epochs brought nothing.
 
     Raises:
-        Interrupted: A signal asked to stop; everything is saved.
+        Interrupted: A signal or the time limit asked to stop; everything is saved.
         JobError: The loss is no longer finite; the last good checkpoint is kept.
     """
     config, done = session.config, session.done
     while done.epoch < config.epochs and done.epoch - done.best_epoch < config.patience:
-        lr = cosine_per_epoch(done.epoch, config.epochs, config.lr, config.min_lr)
-        for group in session.optimizer.param_groups:
-            group["lr"] = lr * group["lr_share"]
         try:
             train_epoch(session)
             val = evaluate(
@@ -102,10 +95,11 @@ def fit(session: Session) -> None:
                 session.resolved,
                 session.num_classes,
                 pad_to=config.batch_size if session.resolved.compile else None,
-                should_stop=session.stop.requested,
+                keep_outputs=True,
+                after_batch=lambda: save_or_stop(session, session.asked()),
             )
-        except Stopped:
-            save_and_stop(session)
+        except Stopped as stop:
+            save_and_end(session, stop.exit_code)
         finish_epoch(session, val)
 
 
@@ -113,9 +107,14 @@ def train_epoch(session: Session) -> None:
     """The steps of one epoch, from where the last session left it.
 
     Raises:
-        Stopped: A signal asked to stop; ``session.done`` says how far it came.
+        Stopped: It was asked to; ``session.done`` says how far it came.
     """
     config, resolved, done = session.config, session.resolved, session.done
+    class_names = session.facts["class_names"]
+    steps = session.train.steps_per_epoch
+    # Of the last step so far: what the log says where a session goes on after the last of an epoch.
+    last = max(0, done.step - 1)
+    set_rate(session.optimizer, scheduled_rate(config, done.epoch, last, steps))
     session.network.train()
     loss_sum = torch.tensor(done.loss_sum, device=resolved.device)
     batches = session.train.epoch(done.epoch, done.step)
@@ -125,37 +124,55 @@ def train_epoch(session: Session) -> None:
         Progress(label, session.train.samples_per_epoch, "img", initial=done.images) as progress,
     ):
         start = time.perf_counter()
-        for batch in _timed(batches, done):
+        stream = _timed(batches, done)
+        if session.profile:
+            stream = profiled(stream, steps - done.step, session.log.folder, session.log.say)
+            session.profile = False
+        for batch in stream:
             images, target = prepare(
                 batch,
                 config,
-                epoch=done.epoch,
+                epoch=0 if config.is_trial else done.epoch,  # always the same pixels
                 first_position=done.step * config.batch_size,
             )
-            with resolved.autocast():
-                loss = target.loss(session.network(images), config.label_smoothing)
-            session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            if not done.samples_seen:
+                pictures = first_batch_pictures(images, batch.labels, class_names)
+                session.log.figures(0, pictures)
+            loss = torch.zeros((), device=resolved.device)
+            for part, asked_of_it, share in micro_batches(images, target, config.micro_batch):
+                with resolved.autocast():
+                    logits = session.network(part)
+                    part_loss = share * asked_of_it.loss(logits, config.label_smoothing)
+                session.scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
+                loss += part_loss.detach()
+            clip_gradients(session.optimizer, session.scaler, config.clip_norm)
+            set_rate(session.optimizer, scheduled_rate(config, done.epoch, done.step, steps))
             session.scaler.step(session.optimizer)
             session.scaler.update()
             session.optimizer.zero_grad(set_to_none=True)
 
-            loss_sum += loss.detach() * len(batch)
+            loss_sum += loss * len(batch)
             done.step += 1
             done.images += len(batch)
             done.samples_seen += len(batch)
             progress.update(len(batch))
-            stopping = session.stop.requested()
-            if (
-                stopping
-                or done.step % READ_STEPS == 0
-                or done.step == session.train.steps_per_epoch
-            ):
+            asked = session.asked()
+            if asked != GO_ON or done.step % READ_STEPS == 0 or done.step == steps:
                 done.loss_sum = float(loss_sum)  # waits for the device
                 check_finite(session)
-            if stopping:
-                done.train_s += time.perf_counter() - start
-                raise Stopped
+                values = step_values(float(loss), learning_rate(session), config.image_size)
+                session.log.step(done.samples_seen, values)
+            if asked != GO_ON:
+                now = time.perf_counter()
+                done.train_s, start = done.train_s + now - start, now
+                save_or_stop(session, asked)
         done.train_s += time.perf_counter() - start
+
+
+def learning_rate(session: Session) -> float:
+    """Of the step under way."""
+    rate: float = session.optimizer.param_groups[0]["lr"]
+    return rate
 
 
 def finish_epoch(session: Session, val: Evaluation) -> None:
@@ -170,28 +187,23 @@ def finish_epoch(session: Session, val: Evaluation) -> None:
     is_best = val.scores.miou > done.best_miou
     if is_best:
         done.best_epoch, done.best_miou = done.epoch, val.scores.miou
-    images_per_s = done.images / done.train_s
-    waiting = done.wait_s / done.train_s
-    train_loss = done.loss_sum / done.images
+        done.temperature = fit_temperature(val.outputs) if val.outputs else 0.0
+    values = epoch_values(
+        done,
+        val,
+        lr=learning_rate(session),
+        image_size=config.image_size,
+        device=session.resolved.device,
+    )
     left = (config.epochs - done.epoch) * (done.train_s + val.seconds)
     session.log.say(
-        f"epoch {done.epoch:>3}/{config.epochs}  train loss {train_loss:.4f}  "
+        f"epoch {done.epoch:>3}/{config.epochs}  train loss {values['train/loss']:.4f}  "
         f"val loss {val.loss:.4f}  {val.scores}  {'best' if is_best else '    '}  "
-        f"{images_per_s:,.0f} img/s  data wait {waiting:.0%}  {human_time(left)} left"
+        f"{values['train/images_per_s']:,.0f} img/s  data wait {values['train/data_wait']:.0%}  "
+        f"{human_time(left)} left"
     )
-    session.log.metrics(
-        done.epoch,
-        {
-            "train/loss": train_loss,
-            "train/lr": session.optimizer.param_groups[-1]["lr"],
-            "train/images_per_s": images_per_s,
-            "train/data_wait": waiting,
-            "val/loss": val.loss,
-            **{f"val/{name}": value for name, value in val.scores.as_dict().items()},
-            "val/seconds": val.seconds,
-            "samples_seen": done.samples_seen,
-        },
-    )
+    session.log.metrics(done.epoch, done.samples_seen, values)
+    session.log.figures(done.samples_seen, epoch_pictures(val, session.facts["class_names"]))
     done.step, done.images = 0, 0
     done.loss_sum = done.train_s = done.wait_s = 0.0
     # A kill between the two loses nothing: last.pt then holds the weights of the best epoch.
@@ -201,7 +213,12 @@ def finish_epoch(session: Session, val: Evaluation) -> None:
 
 
 def save(session: Session, name: str) -> None:
-    """Write a checkpoint; ``best.pt`` holds no optimizer, as nobody resumes from it."""
+    """Write a checkpoint; ``best.pt`` holds no optimizer, as nobody resumes from it.
+
+    Raises:
+        JobError: The weights are spoiled, or the disk is full.
+    """
+    check_weights(session)
     done = session.done
     now = time.perf_counter()
     done.seconds += now - session.started
@@ -221,17 +238,31 @@ def save(session: Session, name: str) -> None:
             content["cuda_rng"] = torch.cuda.get_rng_state(session.resolved.device)
     with session.stop.held_off():
         save_checkpoint(session.log.folder / name, content)
+    session.saved_at, session.saved_step = time.monotonic(), session.steps_done
 
 
-def save_and_stop(session: Session) -> None:
+def save_or_stop(session: Session, asked: int) -> None:
+    """Do what was asked for after a batch.
+
+    Raises:
+        Stopped: That was to end.
+    """
+    if asked == SAVE:
+        save(session, LAST)
+    elif asked != GO_ON:
+        raise Stopped(asked)
+
+
+def save_and_end(session: Session, exit_code: int) -> None:
     """Save in mid-epoch and end the program with the command to go on."""
     save(session, LAST)
     done = session.done
+    limit = "time limit: " if exit_code == TIME_LIMIT_CODE else ""
     raise Interrupted(
-        f"stopped in epoch {done.epoch + 1} after step {done.step} of "
+        f"{limit}stopped in epoch {done.epoch + 1} after step {done.step} of "
         f"{session.train.steps_per_epoch}, saved; go on with: "
         f"{resume_command(session.log.folder)}",
-        session.stop.exit_code,
+        exit_code,
     )
 
 
@@ -252,9 +283,17 @@ def check_finite(session: Session) -> None:
     )
 
 
+def check_weights(session: Session) -> None:
+    """Raise :class:`JobError` where the last step spoiled the weights: no loss has shown it yet."""
+    if not all(bool(each.isfinite().all()) for each in session.model.parameters()):
+        raise JobError(
+            f"the weights are no longer finite after {session.done.samples_seen:,} images; try a "
+            f"lower --lr or --precision fp32. {_kept(session)}"
+        )
+
+
 def _kept(session: Session) -> str:
-    last = session.log.folder / LAST
-    return f"The checkpoint of epoch {session.done.epoch} is kept: {last}" if last.exists() else ""
+    return f"The checkpoint before that is kept: {session.log.folder / LAST}"
 
 
 def _timed(batches: Iterator[Batch], done: Progressed) -> Iterator[Batch]:

@@ -17,10 +17,11 @@ from shards.errors import Interrupted
 from shards.reader import ShardSet
 from train.batches import eval_config
 from train.checkpoint import LAST
-from train.evaluation import Evaluation, Stopped, evaluate
+from train.evaluation import Evaluation, evaluate
 from train.features import cached, extract, fast_network, last_layer
+from train.interrupt import Stopped
 from train.logistic import PENALTIES, Head, LogisticRegression, Samples, importance_of
-from train.loop import Session, finish_epoch, resume_command, save
+from train.loop import Session, finish_epoch, resume_command, save, save_or_stop
 from train.metrics import scores
 
 FOLDER = "features"
@@ -54,11 +55,11 @@ def fit_head(session: Session, shards: Path) -> None:
         if session.config.head != "only":
             return
         result = _evaluate(session)
-    except Stopped:
+    except Stopped as stop:
         raise Interrupted(
             f"stopped; the passes that are complete are kept, go on with: "
             f"{resume_command(session.log.folder)}",
-            session.stop.exit_code,
+            stop.exit_code,
         ) from None
     done = session.done
     done.epoch, done.images, done.samples_seen = session.config.epochs - 1, len(train), len(train)
@@ -74,13 +75,15 @@ def _features(session: Session, shards: Path) -> tuple[Samples, torch.Tensor, Sa
     config, resolved = session.config, session.resolved
     network, how = fast_network(session.model, session.num_classes, config.image_size, resolved)
     session.log.say(f"features by {how}")
-    folder, should_stop = session.log.folder / FOLDER, session.stop.requested
+    folder = session.log.folder / FOLDER
 
     def passed(name: str, loader: Loader, epoch: int) -> tuple[Samples, torch.Tensor]:
         return cached(
             folder / f"{name}.npz",
             resolved.device,
-            lambda: extract(network, loader, epoch, resolved, name, should_stop),
+            lambda: extract(
+                network, loader, epoch, resolved, name, lambda: _stop_if_asked(session)
+            ),
         )
 
     # Before all layers train, a head that fits the central crops is a good enough beginning.
@@ -121,8 +124,7 @@ def _best_head(
         session.log.say(f"penalty {penalty:<6g}  val mIoU {miou:.4f}  val loss {loss:.4f}")
         if best is None or (miou, -loss) > best[0]:
             best = (miou, -loss), penalty, head
-        if session.stop.requested():
-            raise Stopped
+        _stop_if_asked(session)
     assert best is not None
     _, penalty, head = best
     session.log.say(f"penalty {penalty:g} is best on val")
@@ -136,5 +138,10 @@ def _evaluate(session: Session) -> Evaluation:
         session.resolved,
         session.num_classes,
         pad_to=session.config.batch_size if session.resolved.compile else None,
-        should_stop=session.stop.requested,
+        keep_outputs=True,
+        after_batch=lambda: _stop_if_asked(session),
     )
+
+
+def _stop_if_asked(session: Session) -> None:
+    save_or_stop(session, session.asked())

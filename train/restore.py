@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from shards.errors import UserError
+from shards.format import Manifest
 from train.checkpoint import (
     BEST,
     LAST,
@@ -13,8 +16,31 @@ from train.checkpoint import (
     checked_content,
     load_checkpoint,
     load_optimizer,
+    previous,
 )
 from train.loop import Session, save
+from train.source import ShardSource
+
+
+def check_same_set(manifest: Manifest, source: ShardSource, saved: Checkpoint) -> None:
+    """Refuse to go on with other classes or photographs than the run began with.
+
+    Raises:
+        UserError: They differ; the message says in what.
+    """
+    ours, theirs = manifest.class_names, saved.class_names
+    if ours == theirs and manifest.fingerprint == saved.shards.fingerprint:
+        return
+    what = "its photographs or how they were packed"
+    if only := sorted(set(ours) ^ set(theirs)):
+        where = "this one" if only[0] in ours else "the run"
+        what = f"{len(ours)} classes, not {len(theirs)}; {only[0]!r} is in {where} alone"
+    elif ours != theirs:
+        what = "the order of the classes"
+    raise UserError(
+        f"{source} is not the shard set that this run was trained on ({what}); pass that one with "
+        "--shards, or start a new run"
+    )
 
 
 def restore(session: Session, saved: Checkpoint) -> None:
@@ -61,18 +87,39 @@ def _check_position(session: Session, done: Progressed) -> None:
 
 
 def _restore_best(session: Session) -> None:
-    """Write the best checkpoint where a kill came between the two writes of its epoch.
+    """See to it that ``best.pt`` is of the best epoch that the run has come to.
+
+    A kill between the two writes of an epoch leaves it behind; after a return to the checkpoint
+    before the last it may be ahead.
 
     Raises:
-        UserError: It is another epoch's, and its weights are no longer to be had.
+        UserError: It is another epoch's or damaged, and its weights are no longer to be had.
     """
     done, path = session.done, session.log.folder / BEST
-    found = load_checkpoint(path).progress.epoch if path.is_file() else 0
-    if found == done.best_epoch:
+    if done.best_epoch == 0:
         return
-    if done.best_epoch != done.epoch or done.step:
-        raise UserError(
-            f"{path} is {f'of epoch {found}' if found else 'missing'}, the run's best is of epoch "
-            f"{done.best_epoch}; put that file back, or start a new run"
-        )
-    save(session, BEST)
+    problems = []
+    for file in (path, previous(path)):
+        problem = _what_else(file, done.best_epoch)
+        if problem is None:
+            file.replace(path)
+            return
+        problems.append(problem)
+    if done.best_epoch == done.epoch and not done.step:
+        save(session, BEST)
+        return
+    raise UserError(
+        f"{problems[0]}, the run's best is of epoch {done.best_epoch}; put that file back, or start "
+        "a new run"
+    )
+
+
+def _what_else(file: Path, epoch: int) -> str | None:
+    """What a checkpoint is instead of that of an epoch; None where it is that one."""
+    if not file.is_file():
+        return f"{file} is missing"
+    try:
+        found = load_checkpoint(file).progress.epoch
+    except UserError as error:
+        return error.format_message()
+    return None if found == epoch else f"{file} is of epoch {found}"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import shlex
+import sys
 import time
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +20,58 @@ from shards.errors import Interrupted, JobError, ShardError, UserError
 from shards.format import Manifest
 from shards.machine import human_time
 from shards.reader import ShardSet
-from train.batches import count_eval_images, eval_loader, train_loader
-from train.checkpoint import BEST, LAST, Checkpoint, checked_content, load_checkpoint
+from train.batches import count_eval_images, train_loader, val_loader
+from train.checkpoint import (
+    BEST,
+    LAST,
+    Checkpoint,
+    checked_content,
+    has_checkpoint,
+    load_checkpoint,
+    load_last,
+)
 from train.config import TrainConfig
+from train.deterministic import refusals_as_job_errors
 from train.estimate import Estimate, estimate
 from train.evaluation import (
     Evaluation,
-    Stopped,
+    evaluate,
     evaluate_split,
     prepare_model,
     published_lines,
     result_row,
 )
 from train.features import last_layer
-from train.folder import check_new_folder, default_folder, held, new_folder
-from train.interrupt import StopRequest
+from train.folder import check_new_folder, default_folder, held, new_folder, throwaway_folder
+from train.interrupt import GO_ON, SAVE, Stopped, StopRequest
 from train.log import CONFIG, SUMMARY, RunLog
-from train.loop import Session, create_optimizer, fit, resume_command
+from train.loop import Session, fit, resume_command, save
 from train.models import check_arch, check_batch, check_fit, create_model
+from train.optimizer import create_optimizer
 from train.pretrained import load_start, with_start
 from train.probe import fit_head
+from train.record import final_pictures, final_values, hyperparameters
 from train.resolve import resolve
-from train.restore import restore
+from train.restore import check_same_set, restore
+from train.safety import Safety
 from train.source import ShardSource, recorded_source, shard_source
+from train.wandb_log import WandbRun, check_wandb
 
 LONG_S = 3600.0
 """A run on a CPU that is expected to take longer comes with advice."""
 
 
 def start_run(
-    config: TrainConfig, shards: Path | ShardSource, folder: Path | None = None
+    config: TrainConfig,
+    shards: Path | ShardSource,
+    folder: Path | None = None,
+    safety: Safety | None = None,
 ) -> dict[str, Any]:
     """Train from scratch and return the summary, which is also ``summary.json``.
 
     Raises:
         UserError: Something in the request cannot work; nothing was written.
-        Interrupted: A signal asked to stop; the run can be resumed.
+        Interrupted: A signal or the time limit asked to stop; the run can be resumed.
         JobError: Training failed.
     """
     config = with_start(config)
@@ -59,30 +79,40 @@ def start_run(
     check_arch(config.arch)
     source = ShardSource(shards) if isinstance(shards, Path) else shards
     manifest = ShardSet(source.directory).manifest
-    return _run(config, source, manifest, new_folder(folder, config), None)
+    safety = safety or Safety()
+    if not config.fast_dev_run:
+        return _run(config, source, manifest, new_folder(folder, config), safety)
+    config = replace(config, epochs=1)
+    if folder is not None:
+        return _run(config, source, manifest, new_folder(folder, config), safety)
+    try:
+        return _run(config, source, manifest, throwaway_folder(), safety)
+    except Interrupted as stop:
+        raise Interrupted("fast dev run: stopped, nothing was kept", stop.exit_code) from None
 
 
-def resume_run(folder: Path, shards: str | None = None) -> dict[str, Any]:
+def resume_run(
+    folder: Path, shards: str | None = None, safety: Safety | None = None
+) -> dict[str, Any]:
     """Go on with an interrupted run exactly where it was saved.
 
     Raises:
         UserError: There is no such run, it is finished or at work, or its data or order of samples
             changed.
     """
-    if not (folder / LAST).is_file():
+    if not has_checkpoint(folder):
         raise UserError(f"{folder} holds no run to resume (no {LAST} in it)")
     with held(folder), ExitStack() as opened:
         if (folder / SUMMARY).exists():
             raise UserError(f"{folder} is finished; its result is in {folder / SUMMARY}")
-        saved = load_checkpoint(folder / LAST)
+        for orphan in folder.glob("*.tmp"):  # what a kill in the middle of a write left
+            orphan.unlink()
+        saved, warning = load_last(folder)
         source = opened.enter_context(shard_source(recorded_source(shards, saved.shards.directory)))
         manifest = ShardSet(source.directory).manifest
-        if manifest.fingerprint != saved.shards.fingerprint:
-            raise UserError(
-                f"{source} is not the shard set that this run was trained on; pass that one with "
-                "--shards, or start a new run"
-            )
-        return _run(saved.config, source, manifest, nullcontext(folder), saved)
+        check_same_set(manifest, source, saved)
+        place = nullcontext(folder)
+        return _run(saved.config, source, manifest, place, safety or Safety(), saved, warning)
 
 
 def _run(
@@ -90,17 +120,21 @@ def _run(
     source: ShardSource,
     manifest: Manifest,
     place: AbstractContextManager[Path],
-    saved: Checkpoint | None,
+    safety: Safety,
+    saved: Checkpoint | None = None,
+    warning: str | None = None,
 ) -> dict[str, Any]:
     shards = source.directory
     if source.url is None:  # of what is streamed, the tars are not here
         check_shards(shards, manifest)
     check_batch(config)
+    if config.wandb:
+        check_wandb()
     resolved = resolve(config, source.url)
     torch.manual_seed(config.seed)
     with ExitStack() as opened:
         train = opened.enter_context(closing(train_loader(config, resolved, shards)))
-        val = opened.enter_context(closing(eval_loader(config, resolved, shards, "val")))
+        val = opened.enter_context(closing(val_loader(config, resolved, shards)))
         model = create_model(config.arch, manifest.num_classes, config.mean, config.std)
         start = load_start(model.backbone, config, manifest.num_classes) if saved is None else None
         check_fit(model, config, train.samples_per_epoch)
@@ -111,8 +145,9 @@ def _run(
         if resolved.compile:
             network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
         folder = opened.enter_context(place)  # a folder is made once nothing can be refused
-        epochs_done = saved.progress.epoch if saved else 0
-        log = opened.enter_context(closing(RunLog(folder, epochs_done)))
+        samples_seen = saved.progress.samples_seen if saved else 0
+        wandb = WandbRun(folder, config.to_dict()) if config.wandb else None
+        log = opened.enter_context(closing(RunLog(folder, samples_seen, wandb)))
         session = Session(
             config=config,
             resolved=resolved,
@@ -124,20 +159,27 @@ def _run(
             val=val,
             num_classes=manifest.num_classes,
             log=log,
-            stop=opened.enter_context(StopRequest()),
+            stop=opened.enter_context(StopRequest(safety)),
             facts=_facts(manifest, source, train),
+            safety=safety,
+            profile=config.profile,
         )
         try:
-            if saved is not None:
+            if warning is not None:
+                log.say(warning)
+            if saved is None:
+                save(session, LAST)  # shows a full disk, and from here on a kill loses no run
+            else:
                 restore(session, saved)
-            _announce(session, manifest, source)
-            if start is not None:
-                log.say(start)
-            if config.head != "random":
-                fit_head(session, shards)
-            if config.head != "only":
-                fit(session)
-            return _finish(session, manifest, shards)
+            with refusals_as_job_errors():
+                _announce(session, manifest, source)
+                if start is not None:
+                    log.say(start)
+                if config.head != "random":
+                    fit_head(session, shards)
+                if config.head != "only":
+                    fit(session)
+                return _finish(session, manifest, shards)
         except ShardError as error:
             failed = JobError(f"{error.format_message()}. {_way_on(folder)}")
             _note_end(log, failed)
@@ -170,8 +212,6 @@ def check_shards(directory: Path, manifest: Manifest) -> None:
 
 
 def _way_on(folder: Path) -> str:
-    if not (folder / LAST).exists():
-        return "Nothing was saved yet: mend the set, then start again"
     return f"Mend the set, then go on from the last checkpoint: {resume_command(folder)}"
 
 
@@ -184,7 +224,11 @@ def _note_end(log: RunLog, error: UserError) -> None:
 def _facts(manifest: Manifest, source: ShardSource, train: Any) -> dict[str, Any]:
     return {
         "class_names": list(manifest.class_names),
-        "shards": {"directory": str(source), "fingerprint": manifest.fingerprint},
+        "shards": {
+            "directory": str(source),
+            "fingerprint": manifest.fingerprint,
+            "packing": manifest.options,
+        },
         "order_hash": train.order_hash,
         "versions": versions(),
     }
@@ -209,6 +253,7 @@ def _announce(session: Session, manifest: Manifest, source: ShardSource) -> None
             "config": config.to_dict(),
             "resolved": session.resolved.to_dict(),
             **session.facts,
+            "command": _command(session.log.folder, source),
         },
     )
     parameters = sum(each.numel() for each in session.model.parameters())
@@ -233,8 +278,17 @@ def _announce(session: Session, manifest: Manifest, source: ShardSource) -> None
         )
     if session.resolved.loader == "synthetic":
         say("note: synthetic images: the scores mean nothing, only the speed does")
+    if config.overfit_batches is not None:
+        say(
+            f"note: training on {session.train.samples_per_epoch:,} images alone, and they are val, "
+            "too: the scores say whether the network can learn them by heart, nothing else"
+        )
+    if config.fast_dev_run:
+        say("note: fast dev run: one step, one batch of val; the scores mean nothing")
     if session.done.samples_seen:
         say(f"resuming in epoch {session.done.epoch + 1} after step {session.done.step}")
+    if config.fast_dev_run:
+        return  # an estimate takes longer than the run
     expected = estimate(session, count_eval_images(config, source.directory, "test"))
     say(
         f"expected: {human_time(expected.seconds)} (step {expected.step_images_per_s:,.0f} img/s, "
@@ -255,32 +309,37 @@ def quicker_way(session: Session, expected: Estimate, source: ShardSource) -> st
     )
 
 
+def _command(folder: Path, source: ShardSource) -> str:
+    """The command that began the run; of a URL, which may hold a key, without what may be one."""
+    with suppress(OSError, ValueError, KeyError, TypeError):  # a resumed run has it already
+        return str(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["command"])
+    hidden = source.url or "\0"
+    return shlex.join(each.replace(hidden, str(source)) for each in sys.orig_argv)
+
+
 def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any]:
     """Test the best epoch and write the summary."""
     config, done, log = session.config, session.done, session.log
     best = load_checkpoint(log.folder / BEST)
     with checked_content(log.folder / BEST):
         session.model.backbone.load_state_dict(best.model)
-    has_test = count_eval_images(config, shards, "test") > 0
+    has_test = not config.is_trial and count_eval_images(config, shards, "test") > 0
     split = "test" if has_test else "val"
     try:
-        result = evaluate_split(
-            session.network,
-            config,
-            session.resolved,
-            shards,
-            split,
-            session.num_classes,
-            session.stop.requested,
-        )
-    except Stopped:
+        result = _evaluate_best(session, shards, split)
+    except Stopped as stop:
         raise Interrupted(
             f"stopped before the {split} result; for it: {resume_command(log.folder)}",
-            session.stop.exit_code,
+            stop.exit_code,
         ) from None
     seconds = done.seconds + time.perf_counter() - session.started
     summary = _summary(session, manifest, split, result, seconds)
     log.write_json(SUMMARY, summary)
+    log.figures(done.samples_seen, final_pictures(split, result, manifest.class_names))
+    log.result(
+        hyperparameters(config.to_dict(), session.resolved.to_dict()),
+        final_values(split, result, done.best_miou),
+    )
     log.say(
         f"best epoch {done.best_epoch} of {done.epoch} (val mIoU {done.best_miou:.4f}); recipe "
         f"{config.recipe}, {done.samples_seen:,} samples seen in {human_time(seconds)}"
@@ -291,8 +350,39 @@ def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any
     if has_test:
         for line in published_lines(manifest, config):
             log.say(line)
-    log.say(f'evaluate it again: python -m train.evaluate "{log.folder / BEST}" --split {split}')
+    if not config.is_trial:
+        log.say(
+            f'evaluate it again: python -m train.evaluate "{log.folder / BEST}" --split {split}'
+        )
     return summary
+
+
+def _stop_if_asked(session: Session) -> None:
+    """In the final test, where all is saved already."""
+    if (asked := session.asked()) not in (GO_ON, SAVE):
+        raise Stopped(asked)
+
+
+def _evaluate_best(session: Session, shards: Path, split: str) -> Evaluation:
+    config, resolved = session.config, session.resolved
+    if not config.is_trial:
+        return evaluate_split(
+            session.network,
+            config,
+            resolved,
+            shards,
+            split,
+            session.num_classes,
+            after_batch=lambda: _stop_if_asked(session),
+        )
+    return evaluate(
+        session.network,
+        session.val,
+        resolved,
+        session.num_classes,
+        pad_to=config.batch_size if resolved.compile else None,
+        after_batch=lambda: _stop_if_asked(session),
+    )
 
 
 def _summary(
@@ -314,6 +404,7 @@ def _summary(
         "image_size": config.image_size,
         "sampling": config.sampling,
         "subset": str(config.train_subset),
+        "trial": config.is_trial,
         "num_classes": manifest.num_classes,
         "resolved": session.resolved.to_dict(),
         **{name: session.facts[name] for name in ("shards", "order_hash", "versions")},

@@ -170,6 +170,7 @@ def test_a_process_and_its_threads_stand_still_between_requests(tmp_path: Path) 
     with fake("runs on", tmp_path) as process:
         process.ask({"do": "open", "settings": {"work": str(counter)}}, 10)
         process.ask({"do": "block"}, 10)
+        time.sleep(0.1)  # the signal is sent, and comes when the kernel finds the time
         before = counter.stat().st_size
         time.sleep(0.1)
         assert counter.stat().st_size == before
@@ -202,7 +203,7 @@ def test_peers_do_not_outlive_a_bench_that_is_killed(tmp_path: Path) -> None:
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     pid = int(bench.stdout)
-    for _ in range(200):
+    for _ in range(1500):  # half a minute: other tests may keep the cores busy
         if not is_running(pid):
             return
         time.sleep(0.02)

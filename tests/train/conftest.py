@@ -31,7 +31,7 @@ from train.run import resume_run, start_run
 
 TINY_ARCH = "tinynet"
 BATCH_SIZE = 5  # 36 rows: eight steps an epoch, the last of one image; val: five and one
-TIMES = ("train/images_per_s", "train/data_wait", "val/seconds")
+TIMES = ("train/images_per_s", "train/data_wait", "val/seconds", "memory/host_gib")
 PROGRESS_TIMES = ("seconds", "train_s", "wait_s")
 
 
@@ -263,3 +263,28 @@ def train_command(command_line: CommandLine, tiny_shards: Path) -> Callable[...,
         return command_line(main, *small, *given, *map(str, args))
 
     return call
+
+
+TREE = """\
+species,genus,family,order,class,phylum,edibility,synonym_of
+A alba,A,Aaceae,Aales,Amycetes,Amycota,edible,
+A nigra,A,Aaceae,Aales,Amycetes,Amycota,deadly,
+B rubra,B,Aaceae,Aales,Amycetes,Amycota,poisonous,
+C viridis,C,Caceae,Aales,Amycetes,Amycota,edible,
+D flava,D,Daceae,Dales,Amycetes,Amycota,caution,
+E lutea,E,Eaceae,Eales,Emycetes,Emycota,inedible,
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A species table small enough to work out everything by hand."""
+    path = tmp_path / "tree.csv"
+    path.write_text(TREE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tree_names() -> tuple[str, ...]:
+    """Its six species."""
+    return tuple(line.split(",")[0] for line in TREE.splitlines()[1:])

@@ -14,14 +14,16 @@ import pytest
 import torch
 import torchvision
 
-from shards.errors import UserError
+from shards.errors import JobError, UserError
 from train.checkpoint import (
     BEST,
     LAST,
     checkpoint_file,
+    has_checkpoint,
     load_checkpoint,
     load_content,
     model_from_checkpoint,
+    previous,
     save_checkpoint,
 )
 from train.models import create_model
@@ -75,7 +77,7 @@ def test_a_folder_stands_for_its_best_checkpoint(tmp_path: Path) -> None:
     assert checkpoint_file(tmp_path / LAST) == tmp_path / LAST
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
 def test_a_save_that_fails_half_way_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
@@ -99,7 +101,56 @@ def test_a_new_save_replaces_the_old_file(tmp_path: Path) -> None:
     for number in range(2):
         save_checkpoint(path, CONTENT | {"number": number})
     assert load_content(path)["number"] == 1
-    assert [each.name for each in tmp_path.glob("*.pt*")] == [LAST]
+    assert load_content(previous(path))["number"] == 0
+    assert {each.name for each in tmp_path.glob("last*")} == {"last.pt", "last.previous.pt"}
+
+
+def test_a_full_disk_is_named_and_the_checkpoint_before_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / LAST
+    save_checkpoint(path, CONTENT)
+    before = path.read_bytes()
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(JobError) as failed:
+        save_checkpoint(path, CONTENT)
+    assert failed.value.format_message() == (
+        f"cannot write {path}: the disk is full; the checkpoint before it is kept ({path}); free "
+        "some room, then go on with --resume"
+    )
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.glob("last*")] == [LAST]
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_kill_between_the_renames_of_a_save_leaves_a_whole_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    path, done = tmp_path / LAST, 0
+    save_checkpoint(path, CONTENT | {"number": 0})
+    replace = Path.replace
+
+    def dying(file: Path, target: Path) -> Path:
+        nonlocal done
+        if file.suffix != ".tmp":
+            if done == renames:
+                raise Killed
+            done += 1
+        return replace(file, target)
+
+    monkeypatch.setattr(Path, "replace", dying)
+    with pytest.raises(Killed):
+        save_checkpoint(path, CONTENT | {"number": 1})
+    whole = path if path.exists() else previous(path)
+    assert load_content(whole)["number"] == 0
+    assert has_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("where", ["top", "in the model", "pickle", "newer pickle", "old format"])

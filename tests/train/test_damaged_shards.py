@@ -39,7 +39,10 @@ def test_a_damaged_sample_fails_the_run_in_one_line_whatever_the_loader(
     ended = train_command("--loader", loader, "--out", tmp_path / "run", shards=shards_copy)
     assert ended.code == 1, ended
     assert ended.err.startswith(f"error: {described} is damaged: crc32 does not match")
-    assert ended.err.endswith("Nothing was saved yet: mend the set, then start again\n")
+    assert ended.err.endswith(
+        "Mend the set, then go on from the last checkpoint: python -m train --resume "
+        f'"{tmp_path / "run"}"\n'
+    )
     assert ended.err.count("\n") == 1
 
 

@@ -20,7 +20,8 @@ from shards.format import MANIFEST_NAME, Manifest
 from train.batches import eval_loader
 from train.checkpoint import BEST, LAST, load_checkpoint, model_from_checkpoint
 from train.evaluate import main
-from train.evaluation import Stopped, evaluate, published_lines
+from train.evaluation import evaluate, published_lines
+from train.interrupt import Stopped
 from train.log import LOG, METRICS, SUMMARY
 from train.resolve import resolve
 
@@ -57,10 +58,14 @@ def test_the_last_checkpoint_repeats_the_val_metrics_of_the_last_epoch(
         assert row[name] == recorded[f"val/{name}"]
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {each: each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+
+
 def test_evaluation_leaves_a_run_as_it_was(finished_run: Path, command_line: Any) -> None:
-    before = {each.name: each.read_bytes() for each in finished_run.iterdir()}
+    before = contents(finished_run)
     assert command_line(main, finished_run).code == 0
-    assert {each.name: each.read_bytes() for each in finished_run.iterdir()} == before
+    assert contents(finished_run) == before
 
 
 def test_a_split_that_is_not_there_is_refused(
@@ -212,8 +217,12 @@ def test_a_loader_that_loses_images_is_found_out(parts: tuple[Any, Any, Any]) ->
 
 def test_an_evaluation_that_is_asked_to_stop_has_no_result(parts: tuple[Any, Any, Any]) -> None:
     model, loader, resolved = parts
+
+    def stop() -> None:
+        raise Stopped(143)
+
     with pytest.raises(Stopped):
-        evaluate(model, loader, resolved, 3, should_stop=lambda: True)
+        evaluate(model, loader, resolved, 3, after_batch=stop)
 
 
 # The published row.

@@ -21,7 +21,7 @@ import train.loop
 import train.run
 from shards.errors import Interrupted, UserError
 from train.__main__ import main
-from train.checkpoint import BEST, LAST, load_content, save_checkpoint
+from train.checkpoint import BEST, LAST, load_content, previous, save_checkpoint
 from train.interrupt import StopRequest
 from train.log import LOG, SUMMARY
 from train.recipes import create_recipe
@@ -91,6 +91,16 @@ def test_a_run_stopped_again_and_again_equals_the_unbroken_one(
         pytest.param({"loader": "synthetic"}, id="synthetic"),
         pytest.param({"sampling": "natural", "drop_last": True, "seed": 5}, id="natural"),
         pytest.param({"mini": 4, "batch_size": 4, "label_smoothing": 0.1}, id="mini"),
+        pytest.param(
+            {
+                "optimizer": "sgd",
+                "decay_norm_and_bias": False,
+                "clip_norm": 1.0,
+                "schedule": "linear",
+                "warmup": 0.3,
+            },
+            id="sgd by step",
+        ),
     ],
 )
 def test_resuming_is_exact_whatever_the_configuration(
@@ -181,7 +191,7 @@ def dying(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> Iterator[Non
 @pytest.mark.parametrize(
     ("name", "call"),
     [
-        pytest.param("cross_entropy", STEPS + 4, id="in a step of the second epoch"),
+        pytest.param("prepare", STEPS + 4, id="in a step of the second epoch"),
         pytest.param("evaluate", 2, id="in the second evaluation"),
         pytest.param("finish_epoch", 2, id="before the second epoch is recorded"),
         pytest.param("save", 3, id="before the second epoch is saved"),
@@ -248,6 +258,7 @@ def test_a_run_whose_best_checkpoint_was_lost_is_refused_before_the_work(
         content = load_content(folder / BEST)
         content["progress"] |= {"epoch": 1, "best_epoch": 1}
         save_checkpoint(folder / BEST, content)
+        previous(folder / BEST).unlink()
     ended = command_line(main, "--resume", folder)
     found = "missing" if what == "gone" else "of epoch 1"
     assert (ended.code, ended.out) == (2, "")
@@ -328,9 +339,27 @@ def test_another_shard_set_is_refused(
     with pytest.raises(UserError) as refused:
         resume(stopped_run, other)
     assert refused.value.format_message() == (
-        f"{other} is not the shard set that this run was trained on; pass that one with --shards, "
-        "or start a new run"
+        f"{other} is not the shard set that this run was trained on (its photographs or how they "
+        "were packed); pass that one with --shards, or start a new run"
     )
+
+
+def test_a_shard_set_of_other_classes_is_refused_in_one_line_that_names_one(
+    stopped_run: Path, dataset_copy: Path, tmp_path: Path, pack_set: Any, command_line: Any
+) -> None:
+    renamed = dataset_copy / "merged_dataset" / "Boletus aereus"
+    (dataset_copy / "merged_dataset" / "Boletus edulis").rename(renamed)
+    for table in dataset_copy.glob("*.csv"):
+        table.write_text(table.read_text().replace("Boletus edulis", "Boletus aereus"))
+    other, before = tmp_path / "other set", (stopped_run / LAST).read_bytes()
+    pack_set(dataset_copy, other)
+    ended = command_line(main, "--resume", stopped_run, "--shards", other)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == (
+        f"error: {other} is not the shard set that this run was trained on (3 classes, not 3; "
+        "'Boletus aereus' is in this one alone); pass that one with --shards, or start a new run\n"
+    )
+    assert (stopped_run / LAST).read_bytes() == before
 
 
 def test_the_same_shard_set_elsewhere_is_accepted(
