@@ -104,9 +104,9 @@ def test_a_fitted_head_is_where_training_of_all_layers_begins(
     )
     assert all(not torch.equal(before[name], after[name]) for name in ("0.weight", "8.weight"))
     groups = torch.load(tmp_path / "run" / LAST, weights_only=True)["optimizer"]["param_groups"]
-    assert [group["lr_share"] for group in groups] == [0.1, 1.0]
-    assert groups[0]["lr"] == pytest.approx(0.1 * groups[1]["lr"])
-    assert [len(group["params"]) for group in groups] == [5, 2]
+    assert [group["lr_share"] for group in groups] == [1.0, 0.1]
+    assert groups[1]["lr"] == pytest.approx(0.1 * groups[0]["lr"])
+    assert [len(group["params"]) for group in groups] == [2, 5]
 
 
 @pytest.fixture
