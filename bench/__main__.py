@@ -25,6 +25,7 @@ from bench.options import (
     shards_option,
 )
 from bench.peers.command import peers
+from bench.records import records
 from shards.commands import HELP, run
 from shards.errors import JobError, UserError
 from shards.machine import allowed_cores
@@ -315,6 +316,7 @@ cli.add_command(ab)
 cli.add_command(compare)
 cli.add_command(doctor)
 cli.add_command(peers)
+cli.add_command(records)
 cli.add_command(report)
 
 

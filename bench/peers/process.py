@@ -60,13 +60,25 @@ class PeerProcess:
             JobError: It ended, hangs, answers something else, or tells of an error of its own. It
                 is no longer of use then.
         """
+        self.tell(request)
+        return self.hear(timeout_s)
+
+    def tell(self, request: dict[str, Any]) -> None:
+        """Let it run on a request, to be followed by :meth:`hear`."""
         assert self._process.stdin is not None
         self._signal(signal.SIGCONT)
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
-        except OSError:  # it has ended, and what is read below says how
+        except OSError:  # it has ended, and hear() says how
             pass
+
+    def hear(self, timeout_s: float) -> dict[str, Any]:
+        """The answer to what was told; the process stands still afterwards.
+
+        Raises:
+            JobError: As of :meth:`ask`.
+        """
         try:
             line = self._lines.get(timeout=timeout_s)
         except queue.Empty:
