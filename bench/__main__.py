@@ -7,6 +7,7 @@ not, and ``bench --help`` at once.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,26 +95,69 @@ def ladder(arch: str, resample: Resample, **settings: Any) -> None:
 
 
 @cli.command(context_settings=HELP)
-@options(repeats=5)
+@options(repeats=5, shards=False, image_size=False, threads=False)
+@click.option(
+    "--shards",
+    "sets",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Shard set; several times for several stored forms.  [default: HYPHAE_SHARDS_DIR or "
+    "local.toml, else a small drawn one]",
+)
+@click.option(
+    "--image-size",
+    "sizes",
+    default=str(IMAGE_SIZE),
+    callback=numbers("pixels", least=16),
+    help="Side of the crops [px]; several with commas.",
+)
+@click.option(
+    "--threads",
+    "thread_counts",
+    callback=numbers("threads"),
+    help="Of the loaders; several with commas.  [default: allowed cores]",
+)
 @click.option(
     "--originals",
     type=click.Path(path_type=Path),
     help="Folder of the photographs, to measure the DataLoader on the original files too.",
 )
-def loaders(originals: Path | None, **settings: Any) -> None:
-    """Every loader over the same shards with the same augmentation."""
-    from bench.loaders import measure_loaders
+def loaders(
+    sets: tuple[Path, ...],
+    sizes: tuple[int, ...],
+    thread_counts: tuple[int, ...],
+    originals: Path | None,
+    **settings: Any,
+) -> None:
+    """Every loader over the same shards with the same augmentation.
+
+    Several shard sets, image sizes or thread counts: every combination, one after another.
+    """
+    from bench.loaders import measure_loaders, originals_root
+    from bench.request import images_per_epoch
     from bench.session import BenchSession
 
-    with BenchSession(**settings) as session:
-        session.show(measure_loaders(session.request, originals))
+    for each in sets[1:]:  # what is wrong with the others shows before the first is measured
+        images_per_epoch(each)
+        if originals is not None:
+            originals_root(originals, each)
+    first = sets[0] if sets else None
+    with BenchSession(shards=first, image_size=sizes[0], threads=None, **settings) as session:
+        for shards, size, threads in product(
+            (session.request.shards, *sets[1:]), sizes, thread_counts or (None,)
+        ):
+            request = replace(session.request.on(shards), image_size=size, threads=threads)
+            session.show(measure_loaders(request, originals))
 
 
 @cli.command(context_settings=HELP)
 @options(repeats=5, shards=False, batch_size=False)
 @archs_option
 @click.option(
-    "--batch-size", "batch_sizes", callback=numbers, help="Images a batch; several with commas."
+    "--batch-size",
+    "batch_sizes",
+    callback=numbers("images"),
+    help="Images a batch; several with commas.",
 )
 @click.option(
     "--precision",

@@ -1,24 +1,42 @@
-"""Whole epochs as a run has them: steps over every image, then the evaluation of val."""
+"""Whole epochs of the training loop itself, beside what its loader and its step predict of it.
+
+A turn is a block of the loader alone, a block of the step alone, and an epoch of ``train.loop`` with
+all that belongs to it (schedule, clipping, finite check, log), then the evaluation of val.
+"""
 
 from __future__ import annotations
 
-import time
-from contextlib import ExitStack, closing
+import tempfile
+from contextlib import ExitStack, closing, redirect_stdout
 from dataclasses import dataclass, replace
-from itertools import islice
+from io import StringIO
+from pathlib import Path
 
-from bench.end_to_end import run_window, upscaling_note
+import torch
+
+from bench.end_to_end import STEP, training_subject, upscaling_note
+from bench.ladder import NoStep
 from bench.request import Request, fitting_batch, images_per_epoch
 from bench.result import Result, Section
 from bench.step import CPU_BATCH, GPU_BATCH, WARM_UP_STEPS, Stepper
-from bench.timing import synchronize
-from loaders.batch import Loader
+from bench.timing import WARM_UP
+from bench.verdict import shared_cores, side_by_side
 from shards.format import Manifest
+from shards.progress import Progress
 from train.batches import eval_loader, train_loader
-from train.evaluation import evaluate
+from train.checkpoint import Progressed
+from train.config import TrainConfig
+from train.evaluation import evaluate, prepare_model
+from train.interrupt import StopRequest
+from train.log import RunLog
+from train.loop import Session, train_epoch
+from train.models import create_model
+from train.optimizer import create_optimizer
 from train.resolve import Resolved
 
+LOADER = "loader"
 STEPS, WITH_VAL, VAL = "epoch, steps alone", "epoch, with validation", "validation"
+MODEL, OF_MODEL = "model", "epoch / model"
 WAIT = "data wait"
 
 
@@ -35,7 +53,7 @@ class Epoch:
 
 
 def measure_train(request: Request, arch: str, epoch_size: int | None = None) -> Section:
-    """Images a second over whole epochs, with and without validation.
+    """Images a second over whole epochs, with and without validation, and what was to be expected.
 
     Args:
         request: Shards, image size, batch size, device, threads; an epoch is a repeat.
@@ -51,22 +69,32 @@ def measure_train(request: Request, arch: str, epoch_size: int | None = None) ->
     batch_size = fitting_batch(config.batch_size, images, WARM_UP_STEPS)
     config = replace(config, batch_size=batch_size, epoch_size=epoch_size)
     manifest = Manifest.read(request.shards)
+    epochs: list[Epoch] = []
+    blocks: dict[str, list[float]] = {LOADER: [], STEP: []}
     with ExitStack() as stack:
-        train = train_loader(config, resolved, request.shards)
-        stack.callback(train.close)
-        val = eval_loader(config, resolved, request.shards, "val")
-        stack.callback(val.close)
+        endless = replace(config, epoch_size=None)  # blocks may be longer than epochs
+        loader = train_loader(endless, resolved, request.shards)
+        stack.callback(loader.close)
+        synthetic = train_loader(endless, replace(resolved, loader="synthetic"), request.shards)
+        stack.callback(synthetic.close)
         stepper = Stepper(
             config, resolved, manifest.num_classes, channels_last=resolved.channels_last
         )
-        with closing(train.epoch(0)) as batches:  # compiles, fills caches
-            for batch in islice(batches, WARM_UP_STEPS):
-                stepper.step(batch.images, batch.labels)
-        pad_to = batch_size if resolved.compile else None
-        epochs = [
-            _epoch(number, train, val, stepper, resolved, manifest.num_classes, pad_to)
-            for number in range(1, request.repeats + 1)
+        subjects = [
+            training_subject(LOADER, loader, NoStep(resolved.device), request, []),
+            training_subject(STEP, synthetic, stepper, request, []),
         ]
+        session = _session(config, resolved, manifest, request.shards, stack)
+        progress = stack.enter_context(Progress("train", 1 + request.repeats, "turns"))
+        for repeat in range(WARM_UP, request.repeats):
+            for subject in subjects:
+                value = subject.block(repeat)
+                if repeat != WARM_UP:
+                    blocks[subject.name].append(value)
+            epoch = _epoch(session)
+            if repeat != WARM_UP:
+                epochs.append(epoch)
+            progress.update(1)
     return Section(
         name="train",
         title=(
@@ -75,16 +103,7 @@ def measure_train(request: Request, arch: str, epoch_size: int | None = None) ->
             f"{resolved.loader} with {resolved.threads} threads ({config.resample}), epochs of "
             f"{epochs[0].images:,} images and {epochs[0].val_images:,} of val, {request.shards}"
         ),
-        results=(
-            Result(name=STEPS, repeats=tuple(each.images / each.train_s for each in epochs)),
-            Result(
-                name=WITH_VAL,
-                repeats=tuple(each.images / (each.train_s + each.val_s) for each in epochs),
-                note="training images over the whole time",
-            ),
-            Result(name=VAL, repeats=tuple(each.val_images / each.val_s for each in epochs)),
-            Result(name=WAIT, unit="share", repeats=tuple(each.wait for each in epochs)),
-        ),
+        results=_results(epochs, blocks, sharing=resolved.device.type == "cpu"),
         reference=STEPS,
         settings={
             "arch": arch,
@@ -99,26 +118,94 @@ def measure_train(request: Request, arch: str, epoch_size: int | None = None) ->
     )
 
 
-def _epoch(
-    number: int,
-    train: Loader,
-    val: Loader,
-    stepper: Stepper,
+def _results(
+    epochs: list[Epoch], blocks: dict[str, list[float]], *, sharing: bool
+) -> tuple[Result, ...]:
+    steps = [each.images / each.train_s for each in epochs]
+    expect = shared_cores if sharing else side_by_side
+    model = [expect(*pair) for pair in zip(blocks[LOADER], blocks[STEP], strict=True)]
+    return (
+        Result(name=LOADER, repeats=tuple(blocks[LOADER])),
+        Result(name=STEP, repeats=tuple(blocks[STEP])),
+        Result(
+            name=MODEL,
+            repeats=tuple(model),
+            measured=False,
+            note=f"{'1 / (1/loader + 1/step): both on the CPU' if sharing else 'the slower one'}",
+        ),
+        Result(name=STEPS, repeats=tuple(steps)),
+        Result(
+            name=OF_MODEL,
+            unit="share",
+            repeats=tuple(a / b for a, b in zip(steps, model, strict=True)),
+            measured=False,
+            note="turn by turn",
+        ),
+        Result(
+            name=WITH_VAL,
+            repeats=tuple(each.images / (each.train_s + each.val_s) for each in epochs),
+            note="training images over the whole time",
+        ),
+        Result(name=VAL, repeats=tuple(each.val_images / each.val_s for each in epochs)),
+        Result(name=WAIT, unit="share", repeats=tuple(each.wait for each in epochs)),
+    )
+
+
+def _session(
+    config: TrainConfig,
     resolved: Resolved,
-    num_classes: int,
-    pad_to: int | None,
-) -> Epoch:
-    stepper.network.train()
-    start = time.perf_counter()
-    with closing(train.epoch(number)) as batches:
-        window = run_window(stepper, batches, min_s=float("inf"))
-    synchronize(resolved.device)
-    train_s = time.perf_counter() - start
-    evaluation = evaluate(stepper.network, val, resolved, num_classes, pad_to=pad_to)
+    manifest: Manifest,
+    shards: Path,
+    stack: ExitStack,
+) -> Session:
+    """What ``train.run`` makes of a configuration, in a folder that goes away."""
+    train = train_loader(config, resolved, shards)
+    stack.callback(train.close)
+    val = eval_loader(config, resolved, shards, "val")
+    stack.callback(val.close)
+    torch.manual_seed(config.seed)
+    model = create_model(config.arch, manifest.num_classes, config.mean, config.std)
+    network: torch.nn.Module = prepare_model(model, resolved)
+    if resolved.compile:
+        network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hyphae-bench-train-")))
+    return Session(
+        config=config,
+        resolved=resolved,
+        model=model,
+        network=network,
+        optimizer=create_optimizer(model, config, resolved.device),
+        scaler=torch.amp.GradScaler(resolved.device.type, enabled=resolved.precision == "fp16"),
+        train=train,
+        val=val,
+        num_classes=manifest.num_classes,
+        log=stack.enter_context(closing(RunLog(folder))),
+        stop=StopRequest(),  # not entered: a signal ends this at once
+        facts={"class_names": list(manifest.class_names)},
+    )
+
+
+def _epoch(session: Session) -> Epoch:
+    """One more epoch and evaluation; nothing is said, nothing saved."""
+    with redirect_stdout(StringIO()):
+        train_epoch(session)
+    done = session.done
+    train_s, wait_s = done.train_s, done.wait_s
+    # The schedule and the order of an epoch beyond the last would be none.
+    epoch = (done.epoch + 1) % session.config.epochs
+    session.done = Progressed(epoch=epoch, samples_seen=done.samples_seen)
+    evaluation = evaluate(
+        session.network,
+        session.val,
+        session.resolved,
+        session.num_classes,
+        pad_to=session.config.batch_size if session.resolved.compile else None,
+        keep_outputs=True,
+    )
     return Epoch(
-        images=train.samples_per_epoch,
+        images=session.train.samples_per_epoch,
         train_s=train_s,
-        wait=window.wait,
+        wait=wait_s / train_s,
         val_images=evaluation.images,
         val_s=evaluation.seconds,
     )

@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.end_to_end import STEP
 from bench.interval import median_interval
 from bench.load import LoadMeter, was_busy
 from bench.machine_rates import MEMORY
@@ -18,7 +19,16 @@ from bench.request import Request
 from bench.result import Result
 from bench.roofline import measure_roofline, render_roofline
 from bench.step import every_variant, measure_step
-from bench.train import STEPS, VAL, WAIT, WITH_VAL, measure_train
+from bench.train import (
+    LOADER,
+    MODEL,
+    OF_MODEL,
+    STEPS,
+    VAL,
+    WAIT,
+    WITH_VAL,
+    measure_train,
+)
 from train.models import create_model
 from train.resolve import Resolved
 
@@ -120,10 +130,22 @@ def test_the_step_stands_beside_the_rate_of_matrix_products(request_tiny: Reques
 def test_an_epoch_is_timed_with_and_without_validation(request_tiny: Request) -> None:
     section = measure_train(request_tiny, "squeezenet1_1", epoch_size=8)
     found = {each.name: each for each in section.results}
-    assert list(found) == [STEPS, WITH_VAL, VAL, WAIT]
+    assert list(found) == [LOADER, STEP, MODEL, STEPS, OF_MODEL, WITH_VAL, VAL, WAIT]
     assert (section.settings["images"], section.settings["val_images"]) == (8, 6)
-    for steps, both, val in zip(*(found[name].repeats for name in list(found)[:3]), strict=True):
+    for steps, both, val in zip(
+        *(found[name].repeats for name in (STEPS, WITH_VAL, VAL)), strict=True
+    ):
         assert 8 / both == pytest.approx(8 / steps + 6 / val)
+
+
+def test_the_loop_stands_beside_what_loader_and_step_predict(request_tiny: Request) -> None:
+    section = measure_train(request_tiny, "squeezenet1_1", epoch_size=8)
+    found = {each.name: each.repeats for each in section.results}
+    for loader, step, model, loop, share in zip(
+        *(found[name] for name in (LOADER, STEP, MODEL, STEPS, OF_MODEL)), strict=True
+    ):
+        assert 1 / model == pytest.approx(1 / loader + 1 / step)
+        assert share == pytest.approx(loop / model)
 
 
 def test_the_interval_of_few_values_is_their_range_and_of_many_narrower() -> None:
