@@ -44,7 +44,9 @@ class Stepper:
         model.train()
         self.network: nn.Module = model
         if resolved.compile:
-            self.network = cast("nn.Module", torch.compile(model, dynamic=False))
+            self.network = cast(
+                "nn.Module", torch.compile(model, dynamic=False, mode=resolved.compile_mode)
+            )
         self._optimizer = create_optimizer(model, config, resolved.device)
         self._scaler = torch.amp.GradScaler(
             resolved.device.type, enabled=resolved.precision == "fp16"
@@ -64,6 +66,10 @@ class Stepper:
         self._optimizer.zero_grad(set_to_none=True)
         self.loss = loss.detach()
         return self.loss
+
+    def forget_gradients(self) -> None:
+        """Let go of what a backward pass left."""
+        self._optimizer.zero_grad(set_to_none=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,7 +167,7 @@ def _session(
     model = create_model(config.arch, manifest.num_classes, config.mean, config.std)
     network: torch.nn.Module = prepare_model(model, resolved)
     if resolved.compile:
-        network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
+        network = torch.compile(network, dynamic=False, mode=resolved.compile_mode)  # type: ignore[assignment]
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hyphae-bench-train-")))
     return Session(
         config=config,
