@@ -18,7 +18,7 @@ from bench.operations import Product, StepWork, step_work
 from bench.request import Request
 from bench.result import Result
 from bench.roofline import measure_roofline, render_roofline
-from bench.step import every_variant, measure_step
+from bench.step import StepSubject, every_variant, measure_step
 from bench.train import (
     LOADER,
     MODEL,
@@ -125,6 +125,32 @@ def test_the_step_stands_beside_the_rate_of_matrix_products(request_tiny: Reques
     achieved = step.median * section.settings["flops_per_image"] / 1e12
     assert step.details["of_matrix_rate"] == pytest.approx(achieved / matrix.median)
     assert f"{achieved / matrix.median:.0%} of matrix product fp32" in step.note
+
+
+def test_what_needs_a_gpu_is_said_and_the_rest_goes_on(request_tiny: Request) -> None:
+    section = measure_step(request_tiny, "squeezenet1_1", ["fp16", "fp32"], [True])
+    half, single, _ = section.results
+    assert half.note == "not measured: fp16 needs a GPU"
+    assert single.median is not None
+    assert section.reference == "fp32 channels_last"
+    assert any(note.startswith("no GPU: timed by the host's clock") for note in section.notes)
+
+
+def test_an_arch_that_does_not_fit_the_memory_is_a_row_of_the_roofline(
+    request_tiny: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitting = StepSubject.block
+
+    def block(self: StepSubject, repeat: int) -> float:
+        self.out_of_memory = self.variant.name == "squeezenet1_0"
+        return 0.0 if self.out_of_memory else fitting(self, repeat)
+
+    monkeypatch.setattr(StepSubject, "block", block)
+    section = measure_roofline(request_tiny, ["squeezenet1_0", "squeezenet1_1"])
+    assert section.results[2].note == "not measured: out of memory at batch 4"
+    assert section.results[3].median is not None
+    line = next(each for each in render_roofline(section).splitlines() if "squeezenet1_0" in each)
+    assert line.endswith("out of memory at batch 4")
 
 
 def test_an_epoch_is_timed_with_and_without_validation(request_tiny: Request) -> None:

@@ -68,7 +68,7 @@ def test_what_is_faster_beyond_doubt_takes_the_place_of_the_default() -> None:
     found = settle(choice({2: 100.0, 1: 60.0, 3: 108.0, 4: 112.0}), 1.0)
     assert found.value == 4
     assert found.sentence.startswith("threads is 4 now, faster: 1.1")
-    assert [each.name for each in found.results][0] == "threads 2 (default)"
+    assert next(each.name for each in found.results) == "threads 2 (default)"
     assert found.results[1].note.startswith("slower: 0.6")
 
 
