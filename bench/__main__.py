@@ -7,6 +7,7 @@ not, and ``bench --help`` at once.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -229,13 +230,28 @@ def train(arch: str, epoch_size: int | None, **settings: Any) -> None:
 @cli.command(context_settings=HELP)
 @options(repeats=3, image_size=False)
 @archs_option
-def table(arch: tuple[str, ...], **settings: Any) -> None:
-    """The published table beside what is measured here at its image size, 384 px."""
+@click.option(
+    "--recipe",
+    "recipes",
+    default="",
+    help="Also measure the image sizes of these recipes, separated by commas; `all`: of every one. "
+    " [default: only what 384 px tells of them]",
+)
+def table(arch: tuple[str, ...], recipes: str, **settings: Any) -> None:
+    """The published table beside what is measured here at its image size, 384 px.
+
+    Below it, what the recipes would take on the published data, and the finished runs of this machine.
+    """
     from bench.session import BenchSession
     from train.published import IMAGE_SIZE as PUBLISHED_SIZE
+    from train.recipes import RECIPES, create_recipe
 
+    named = [each.strip() for each in recipes.split(",") if each.strip()]
+    asked = list(RECIPES) if recipes == "all" else named
+    for each in asked:
+        create_recipe(each)  # which names the nearest one
     with BenchSession(archs=arch, image_size=PUBLISHED_SIZE, **settings) as session:
-        session.show(_table(session.request, arch))
+        session.show(_table(session.request, arch, asked))
 
 
 @cli.command(context_settings=HELP)
@@ -421,11 +437,12 @@ cli.add_command(records)
 cli.add_command(report)
 
 
-def _table(request: Any, archs: tuple[str, ...]) -> Section:
+def _table(request: Any, archs: tuple[str, ...], recipes: Sequence[str] = ()) -> Section:
     from bench.runs import finished_runs
     from bench.table import measure_table
 
-    return measure_table(request, archs, finished_runs(path_setting("log_dir") or Path("runs")))
+    runs = finished_runs(path_setting("log_dir") or Path("runs"))
+    return measure_table(request, archs, runs, recipes)
 
 
 def main() -> None:

@@ -1,18 +1,17 @@
-"""Whole epochs of the training loop itself, beside what its loader and its step predict of it.
+"""Whole epochs of real runs, beside what their loader and their step predict of them.
 
-A turn is a block of the loader alone, a block of the step alone, and an epoch of ``train.loop`` with
-all that belongs to it (schedule, clipping, finite check, log), then the evaluation of val.
+A turn is a block of the loader alone, a block of the step alone, and a run of one epoch as
+``python -m train`` makes it, with all that belongs to it: schedule, finite check, log, evaluation.
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
-from contextlib import ExitStack, closing, redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
-
-import torch
 
 from bench.end_to_end import STEP, training_subject, upscaling_note
 from bench.ladder import NoStep
@@ -21,18 +20,13 @@ from bench.result import Result, Section
 from bench.step import CPU_BATCH, GPU_BATCH, WARM_UP_STEPS, Stepper
 from bench.timing import WARM_UP
 from bench.verdict import shared_cores, side_by_side
+from shards.errors import Interrupted
 from shards.format import Manifest
 from shards.progress import Progress
-from train.batches import eval_loader, train_loader
-from train.checkpoint import Progressed
+from train.batches import count_eval_images, train_loader
 from train.config import TrainConfig
-from train.evaluation import evaluate, prepare_model
-from train.interrupt import StopRequest
-from train.log import RunLog
-from train.loop import Session, train_epoch
-from train.models import create_model
-from train.optimizer import create_optimizer
-from train.resolve import Resolved
+from train.log import METRICS
+from train.run import start_run
 
 LOADER = "loader"
 STEPS, WITH_VAL, VAL = "epoch, steps alone", "epoch, with validation", "validation"
@@ -67,7 +61,7 @@ def measure_train(request: Request, arch: str, epoch_size: int | None = None) ->
     config, resolved = request.training(arch, cpu_batch=CPU_BATCH, gpu_batch=GPU_BATCH)
     images = epoch_size or images_per_epoch(request.shards)
     batch_size = fitting_batch(config.batch_size, images, WARM_UP_STEPS)
-    config = replace(config, batch_size=batch_size, epoch_size=epoch_size)
+    config = replace(config, batch_size=batch_size, epoch_size=epoch_size, epochs=1)
     manifest = Manifest.read(request.shards)
     epochs: list[Epoch] = []
     blocks: dict[str, list[float]] = {LOADER: [], STEP: []}
@@ -84,16 +78,15 @@ def measure_train(request: Request, arch: str, epoch_size: int | None = None) ->
             training_subject(LOADER, loader, NoStep(resolved.device), request, []),
             training_subject(STEP, synthetic, stepper, request, []),
         ]
-        session = _session(config, resolved, manifest, request.shards, stack)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hyphae-bench-train-"))
         progress = stack.enter_context(Progress("train", 1 + request.repeats, "turns"))
         for repeat in range(WARM_UP, request.repeats):
             for subject in subjects:
                 value = subject.block(repeat)
                 if repeat != WARM_UP:
                     blocks[subject.name].append(value)
-            epoch = _epoch(session)
-            if repeat != WARM_UP:
-                epochs.append(epoch)
+            if repeat != WARM_UP:  # a run warms up by itself: it estimates its time first
+                epochs.append(_run_epoch(config, request.shards, Path(folder) / str(repeat)))
             progress.update(1)
     return Section(
         name="train",
@@ -131,7 +124,7 @@ def _results(
             name=MODEL,
             repeats=tuple(model),
             measured=False,
-            note=f"{'1 / (1/loader + 1/step): both on the CPU' if sharing else 'the slower one'}",
+            note="1 / (1/loader + 1/step): both on the CPU" if sharing else "the slower one",
         ),
         Result(name=STEPS, repeats=tuple(steps)),
         Result(
@@ -151,61 +144,19 @@ def _results(
     )
 
 
-def _session(
-    config: TrainConfig,
-    resolved: Resolved,
-    manifest: Manifest,
-    shards: Path,
-    stack: ExitStack,
-) -> Session:
-    """What ``train.run`` makes of a configuration, in a folder that goes away."""
-    train = train_loader(config, resolved, shards)
-    stack.callback(train.close)
-    val = eval_loader(config, resolved, shards, "val")
-    stack.callback(val.close)
-    torch.manual_seed(config.seed)
-    model = create_model(config.arch, manifest.num_classes, config.mean, config.std)
-    network: torch.nn.Module = prepare_model(model, resolved)
-    if resolved.compile:
-        network = torch.compile(network, dynamic=False, mode=resolved.compile_mode)  # type: ignore[assignment]
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hyphae-bench-train-")))
-    return Session(
-        config=config,
-        resolved=resolved,
-        model=model,
-        network=network,
-        optimizer=create_optimizer(model, config, resolved.device),
-        scaler=torch.amp.GradScaler(resolved.device.type, enabled=resolved.precision == "fp16"),
-        train=train,
-        val=val,
-        num_classes=manifest.num_classes,
-        log=stack.enter_context(closing(RunLog(folder))),
-        stop=StopRequest(),  # not entered: a signal ends this at once
-        facts={"class_names": list(manifest.class_names)},
-    )
-
-
-def _epoch(session: Session) -> Epoch:
-    """One more epoch and evaluation; nothing is said, nothing saved."""
-    with redirect_stdout(StringIO()):
-        train_epoch(session)
-    done = session.done
-    train_s, wait_s = done.train_s, done.wait_s
-    # The schedule and the order of an epoch beyond the last would be none.
-    epoch = (done.epoch + 1) % session.config.epochs
-    session.done = Progressed(epoch=epoch, samples_seen=done.samples_seen)
-    evaluation = evaluate(
-        session.network,
-        session.val,
-        session.resolved,
-        session.num_classes,
-        pad_to=session.config.batch_size if session.resolved.compile else None,
-        keep_outputs=True,
-    )
+def _run_epoch(config: TrainConfig, shards: Path, folder: Path) -> Epoch:
+    """A run of one epoch, and what its own log says of it."""
+    try:
+        with redirect_stdout(StringIO()):
+            start_run(config, shards, folder)
+    except Interrupted as stop:  # what it says of going on is not true of a folder that goes away
+        raise Interrupted("stopped; nothing was written", stop.exit_code) from None
+    values = json.loads((folder / METRICS).read_text(encoding="utf-8").splitlines()[-1])
+    images = int(values["samples_seen"])
     return Epoch(
-        images=session.train.samples_per_epoch,
-        train_s=train_s,
-        wait=wait_s / train_s,
-        val_images=evaluation.images,
-        val_s=evaluation.seconds,
+        images=images,
+        train_s=images / values["train/images_per_s"],
+        wait=values["train/data_wait"],
+        val_images=count_eval_images(config, shards, "val"),
+        val_s=values["val/seconds"],
     )

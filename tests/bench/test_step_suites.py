@@ -153,25 +153,18 @@ def test_an_arch_that_does_not_fit_the_memory_is_a_row_of_the_roofline(
     assert line.endswith("out of memory at batch 4")
 
 
-def test_an_epoch_is_timed_with_and_without_validation(request_tiny: Request) -> None:
+def test_real_epochs_stand_beside_what_loader_and_step_predict(request_tiny: Request) -> None:
     section = measure_train(request_tiny, "squeezenet1_1", epoch_size=8)
     found = {each.name: each for each in section.results}
     assert list(found) == [LOADER, STEP, MODEL, STEPS, OF_MODEL, WITH_VAL, VAL, WAIT]
     assert (section.settings["images"], section.settings["val_images"]) == (8, 6)
-    for steps, both, val in zip(
-        *(found[name].repeats for name in (STEPS, WITH_VAL, VAL)), strict=True
-    ):
-        assert 8 / both == pytest.approx(8 / steps + 6 / val)
-
-
-def test_the_loop_stands_beside_what_loader_and_step_predict(request_tiny: Request) -> None:
-    section = measure_train(request_tiny, "squeezenet1_1", epoch_size=8)
-    found = {each.name: each.repeats for each in section.results}
-    for loader, step, model, loop, share in zip(
-        *(found[name] for name in (LOADER, STEP, MODEL, STEPS, OF_MODEL)), strict=True
+    for loader, step, model, loop, share, both, val, wait in zip(
+        *(each.repeats for each in section.results), strict=True
     ):
         assert 1 / model == pytest.approx(1 / loader + 1 / step)
         assert share == pytest.approx(loop / model)
+        assert 8 / both == pytest.approx(8 / loop + 6 / val)
+        assert 0 <= wait <= 1
 
 
 def test_the_interval_of_few_values_is_their_range_and_of_many_narrower() -> None:

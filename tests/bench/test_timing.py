@@ -105,7 +105,7 @@ class FakeCuda:
     def current_stream(self, device: torch.device) -> str:
         return f"stream of {device}"
 
-    def Event(self, *, enable_timing: bool) -> FakeEvent:  # noqa: N802
+    def Event(self, *, enable_timing: bool) -> FakeEvent:
         assert enable_timing
         return FakeEvent(self)
 
