@@ -1,7 +1,8 @@
 """Figures of the documents and the records behind them: each figure is found, checked, kept up to date.
 
 A paragraph that names ``bench/results/NAME.json`` and the table behind it quote that record. What lies
-between ``<!-- bench/results/NAME.json -->`` and ``<!-- end -->`` is written from it as a whole.
+between ``<!-- bench/results/NAME.json -->`` and ``<!-- end -->`` is written from it as a whole; with
+``NAME.json: picture`` it is the picture of a ladder and its sentences.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from bench.result import NOT_MEASURED, Report, Result, Section, number
 
 NAMED = re.compile(r"bench/results/([\w.-]+\.json)")
 BLOCK = re.compile(
-    r"<!-- bench/results/(?P<record>[\w.-]+\.json) -->\n(?P<text>.*?)<!-- end -->", re.DOTALL
+    r"(?P<begin><!-- bench/results/(?P<record>[\w.-]+\.json)(?P<picture>: picture)? -->\n)"
+    r"(?P<text>.*?)<!-- end -->",
+    re.DOTALL,
 )
 _NUMBER = r"\d[\d,]*(?:\.\d+)?"
 _SPAN = rf"{_NUMBER}(?:\.\.| to ){_NUMBER}"
@@ -25,6 +28,9 @@ RANGE = re.compile(rf"^{_SPAN}$")
 CELL = re.compile(rf"^(?P<figure>{_NUMBER})(?P<unit> ?%| [A-Za-z/]+)?(?: \((?P<span>{_SPAN})\))?$")
 PROSE = re.compile(rf"(?P<figure>{_NUMBER})(?P<unit> ?%|x| [A-Za-z/]+)? \((?P<span>{_SPAN})\)")
 """A figure of running text counts where its range stands behind it."""
+
+PICTURE = "docs/images/ladder.svg"
+"""Seen from the README, the one document that shows it."""
 
 Figure = tuple[str, str | None]
 """A number and its range, as they are written."""
@@ -102,7 +108,7 @@ def updated(text: str, name: str, old: Report | None, new: Report) -> tuple[str,
     def block(found: re.Match[str]) -> str:
         if found["record"] != name:
             return found[0]
-        return f"<!-- bench/results/{name} -->\n{markdown(new, name)}<!-- end -->"
+        return f"{found['begin']}{block_text(found, new)}<!-- end -->"
 
     if old is None:
         return BLOCK.sub(block, text), []
@@ -116,30 +122,58 @@ def updated(text: str, name: str, old: Report | None, new: Report) -> tuple[str,
     return BLOCK.sub(block, "".join(parts)), replace.unclear
 
 
-def markdown(report: Report, name: str) -> str:
-    """A record as Markdown: what was measured and how, a table, and what it says."""
+def block_text(block: re.Match[str], report: Report) -> str:
+    """What belongs into a block that :data:`BLOCK` found."""
+    head = _head(report, block["record"])
+    if block["picture"]:
+        (ladder,) = report.sections
+        parts = [f"![{ladder.title}]({PICTURE})", f"{' '.join(_said(ladder))} {head}"]
+    else:
+        tables = (each for section in report.sections for each in _markdown(section))
+        parts = [head, *tables]
+    return "\n" + "\n\n".join(parts) + "\n\n"
+
+
+def _head(report: Report, name: str) -> str:
+    """When, where and how it was measured."""
     environment = report.environment
     command = re.sub(r" --json \S+", "", environment["command"])
-    head = (
-        f"{environment['time'][:10]}, load {environment['load_before']} before the start, commit "
-        f"{environment['commit']}: `{command}` (`bench/results/{name}`)."
+    cores = environment["machine"]["cores_allowed"]
+    return (
+        f"({environment['machine']['cpu']}, {cores} cores, {environment['time'][:10]}, load "
+        f"{environment['load_before']} before the start, commit {environment['commit']}: "
+        f"`{command}`; `bench/results/{name}`)"
     )
-    return "\n\n".join([head, *(_markdown(each) for each in report.sections)]) + "\n"
 
 
-def _markdown(section: Section) -> str:
-    rows = [
-        f"| {each.name} | {_quoted(each)} | {len(each.repeats) or NOT_MEASURED} | {each.note} |"
-        for each in section.results
+def _markdown(section: Section) -> list[str]:
+    """A section as paragraphs: its title, a table, and what it says."""
+    if section.name == "roofline":
+        header = ["", "M params", "GFLOP/img", "floor img/s", "step img/s", "of floor"]
+        rows = [_roofline_row(each) for each in section.results if "of_floor" in each.details]
+    else:
+        header = ["", f"{section.results[0].unit}, median (95 %)", ""]
+        rows = [[each.name, _quoted(each), each.note] for each in section.results]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
+    count = max(len(each.repeats) for each in section.results)
+    title = f"{section.title[0].upper()}{section.title[1:]}; n = {count}."
+    return [title, table, *([" ".join(_said(section))] if section.name == "ladder" else [])]
+
+
+def _said(ladder: Section) -> list[str]:
+    return [f"{each[0].upper()}{each[1:]}." for each in sentences(ladder)]
+
+
+def _roofline_row(result: Result) -> list[str]:
+    at = result.details
+    return [
+        result.name,
+        number(at["parameters"] / 1e6),
+        number(at["flops_per_image"] / 1e9),
+        number(at["floor_images_per_s"]),
+        _quoted(result),
+        f"{at['of_floor']:.0%}",
     ]
-    unit = section.results[0].unit
-    table = "\n".join([f"| | {unit}, median (95 %) | n | |", "|---|---|---|---|", *rows])
-    said = sentences(section) if section.name == "ladder" else []
-    return "\n\n".join([_sentence(section.title), table, *(_sentence(each) for each in said)])
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
 
 
 def _quoted(result: Result) -> str:
@@ -174,7 +208,8 @@ def _of_result(result: Result) -> Iterator[tuple[Key, Figure]]:
         yield (name, ".."), (figure, f"{low}..{high}")
     for name, value in result.details.items():
         if isinstance(value, int | float):
-            yield (name, "number"), (number(value), None)
+            for power in (0, 6, 9):
+                yield (name, power), (number(value / 10**power), None)
             yield (name, "share"), (f"{100 * value:.0f}", None)
 
 

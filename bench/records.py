@@ -24,7 +24,7 @@ PHOTOGRAPHS = "flowers17"
 SETS = {"data/flowers17-256": 256, "data/flowers17-440": 440}
 """Shard sets of the photographs, by the shorter side that they store [px]."""
 WAITING, RESULTS = Path("data/records"), Path("bench/results")
-LADDER, PICTURE = "ladder-resnet18-flowers17-224px", Path("docs/images/ladder.svg")
+LADDER = "ladder-resnet18-flowers17-224px"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def publish(names: Sequence[str], root: Path = CODE_ROOT) -> list[str]:
     """
     from bench.chart import log_chart
     from bench.compare import read_record
-    from bench.documents import updated
+    from bench.documents import PICTURE, updated
 
     said = []
     documents = [root / "README.md", *sorted((root / "docs").glob("*.md"))]

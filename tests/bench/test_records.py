@@ -11,10 +11,19 @@ from click.testing import CliRunner
 
 from bench.__main__ import cli
 from bench.chart import log_chart
-from bench.documents import BLOCK, Figure, figures, markdown, quotations, renderings, updated
+from bench.documents import (
+    BLOCK,
+    PICTURE,
+    Figure,
+    block_text,
+    figures,
+    quotations,
+    renderings,
+    updated,
+)
 from bench.end_to_end import STEP
-from bench.ladder import TOGETHER
-from bench.records import LADDER, PICTURE, RECORDS, publish
+from bench.ladder import SHARED, TOGETHER
+from bench.records import LADDER, RECORDS, publish
 from bench.result import Report, Result, Section
 from bench.rungs import DECODE
 
@@ -81,7 +90,7 @@ def test_every_committed_record_can_be_read_and_is_named_in_a_document(file: Pat
 def test_what_is_written_from_a_record_is_as_it_was_written(document: Path) -> None:
     for block in BLOCK.finditer(document.read_text(encoding="utf-8")):
         file = FOLDER / block["record"]
-        expected = markdown(read(file.name), file.name) if file.exists() else ""
+        expected = block_text(block, read(file.name)) if file.exists() else ""
         assert block["text"] == expected, f"`bench records --publish` writes {file.name} anew"
 
 
@@ -114,7 +123,8 @@ def test_a_committed_ladder_names_limit_and_option_and_keeps_to_its_model(file: 
 def report(*results: Result, command: str = "bench loaders --json a.json") -> Report:
     section = Section(name="loaders", title="loaders: 224 px", results=results)
     environment = {
-        "command": command, "commit": "abc", "time": "2026-11-25T10:00:00+0000", "load_before": 0.1
+        "command": command, "commit": "abc", "time": "2026-11-25T10:00:00+0000", "load_before": 0.1,
+        "machine": {"cpu": "AMD EPYC", "cores_allowed": 2},
     }  # fmt: skip
     return Report(environment=environment, sections=(section,))
 
@@ -179,13 +189,36 @@ def test_a_figure_that_could_be_two_results_is_left_and_named() -> None:
 def test_a_block_is_written_from_its_record() -> None:
     text = "before\n<!-- bench/results/a.json -->\n<!-- end -->\nafter\n"
     after, _ = updated(text, "a.json", None, OLD)
-    assert "| decode | 2,582 (1,893 to 2,620) | 3 |" in after
-    assert "commit abc: `bench loaders` (`bench/results/a.json`)." in after
+    assert "| decode | 2,582 (1,893 to 2,620) |  |" in after
+    assert "(AMD EPYC, 2 cores, 2026-11-25, load 0.1" in after
+    assert "commit abc: `bench loaders`; `bench/results/a.json`)" in after
+    assert "Loaders: 224 px; n = 3." in after
     assert after.endswith("<!-- end -->\nafter\n")
     assert updated(after, "a.json", OLD, OLD)[0] == after
-    for quoted in quotations(after):
-        for cells in quoted.rows:
-            assert set(figures(cells)[:1]) <= set(renderings(OLD).values())
+
+
+def test_a_ladder_is_a_picture_with_its_sentences_where_that_is_asked_for() -> None:
+    ladder = Section(
+        name="ladder",
+        title="ladder: resnet18",
+        results=(
+            Result(name=STEP, repeats=(10.0,)),
+            Result(name=TOGETHER, repeats=(9.5,)),
+            Result(name=SHARED, repeats=(10.0,), measured=False),
+        ),
+        settings={
+            "limit": STEP,
+            "option": "`--image-size 160`",
+            "image_ms": {STEP: 100.0},
+            "cores_to_feed_the_step": 0.02,
+            "model": SHARED,
+        },
+    )
+    text = "<!-- bench/results/a.json: picture -->\n<!-- end -->\n"
+    after, _ = updated(text, "a.json", None, replace(OLD, sections=(ladder,)))
+    assert "![ladder: resnet18](docs/images/ladder.svg)" in after
+    assert "Limit: the step, 100 ms of the 100 ms" in after
+    assert "|" not in after
 
 
 def test_publishing_moves_the_record_and_writes_its_figures(tmp_path: Path) -> None:
