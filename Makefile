@@ -77,6 +77,7 @@ bench: $(STAMP)  ## measure this machine and show the published table beside it
 
 records: $(STAMP)  ## measure every figure of the documents anew, on a quiet machine, and publish it
 	$(PY) -m bench records $(ARGS)
+	$(PY) -m bench records --publish $(ARGS)
 
 doctor: $(STAMP)  ## what was found on this machine, and how to mend what is missing
 	@$(PY) -m bench doctor

@@ -1,7 +1,7 @@
 """``bench records``: measures every record behind the documents, one after the other, in peace.
 
-What is measured waits in ``data/records``, so that the code stays at its commit meanwhile; then all
-of it is published: records, the documents that quote them, the picture of the ladder.
+What is measured waits in ``data/records``, so that the code stays at its commit meanwhile; ``--publish``
+moves the records to their place and writes the documents that quote them and the picture.
 """
 
 from __future__ import annotations
@@ -82,10 +82,13 @@ RECORDS = {
 @click.argument("names", nargs=-1)
 @click.option("--list", "only_list", is_flag=True, help="Show the commands and what is there.")
 @click.option(
-    "--publish", "only_publish", is_flag=True, help="Measure nothing; publish what is there."
+    "--publish",
+    "only_publish",
+    is_flag=True,
+    help="Measure nothing: write what waits into bench/results, the documents, and the picture.",
 )
 def records(names: tuple[str, ...], only_list: bool, only_publish: bool) -> None:
-    """Measure the records behind the documents, all or NAMES, and publish them.
+    """Measure the records behind the documents, all or NAMES; they wait in data/records.
 
     For a machine that does nothing else. Needs ./flowers17, a folder or link with the photographs.
     What this commit has measured is not measured again, so a stopped call can be repeated.
@@ -100,10 +103,12 @@ def records(names: tuple[str, ...], only_list: bool, only_publish: bool) -> None
                 f"{_state(each):<8} {each.minutes:>3} min  {each.name}: bench {each.command}"
             )
         return
-    if not only_publish:
+    if only_publish:
+        for line in publish([each.name for each in chosen]):
+            click.echo(line)
+    else:
         _measure(chosen)
-    for line in publish([each.name for each in chosen]):
-        click.echo(line)
+        click.echo("\nall measured; `bench records --publish` puts them into the documents")
 
 
 def publish(names: Sequence[str], root: Path = CODE_ROOT) -> list[str]:
@@ -167,9 +172,7 @@ def _measure(chosen: Sequence[Record]) -> None:
         if not _run(f"-m bench {each.command} --json {WAITING / each.name}.json"):
             failed.append(each.name)
     if failed:
-        raise JobError(
-            f"failed: {', '.join(failed)}; what was measured waits: `bench records --publish`"
-        )
+        raise JobError(f"failed: {', '.join(failed)}; the rest waits for `bench records --publish`")
 
 
 def _run(command: str) -> bool:
