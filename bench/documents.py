@@ -194,7 +194,7 @@ def _pieces(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _cells(line: str) -> list[str]:
-    return [each.strip() for each in line.strip("|\n ").split("|")]
+    return [each.strip() for each in line.strip().removeprefix("|").removesuffix("|").split("|")]
 
 
 def _of_result(result: Result) -> Iterator[tuple[Key, Figure]]:

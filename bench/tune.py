@@ -297,7 +297,8 @@ class _Search:
         images, labels = synthetic_batch(self._config, resolved.device, self._classes)
 
         def parts() -> Iterator[int]:
-            for part, target in zip(images.split(value), labels.split(value), strict=True):
+            for at in range(0, len(labels), value):
+                part, target = images[at : at + value], labels[at : at + value]
                 with resolved.autocast():
                     loss = cross_entropy(stepper.network(part), target)
                 loss.backward()  # type: ignore[no-untyped-call]

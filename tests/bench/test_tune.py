@@ -145,7 +145,7 @@ def test_without_a_profile_nothing_changes() -> None:
     ("text", "why"),
     [
         ("{", "is damaged"),
-        ("[]", "is damaged (profile is a list, expected a dictionary)"),
+        ("[]", "is damaged (profile is of type list, expected a dictionary)"),
         ('{"threads": "many"}', "is damaged"),
         ("\udcff", "is damaged"),
     ],
