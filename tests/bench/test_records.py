@@ -64,7 +64,8 @@ def ratios(results: list[Result]) -> set[tuple[str, str | None]]:
     """How the ratios of what was measured turn by turn may be written: median and range of turns."""
     found: set[tuple[str, str | None]] = set()
     for above, below in permutations(results, 2):
-        if above.unit == below.unit and len(above.repeats) == len(below.repeats):
+        comparable = above.unit == below.unit and len(above.repeats) == len(below.repeats)
+        if comparable and all(below.repeats):
             turns = [mine / other for mine, other in zip(above.repeats, below.repeats, strict=True)]
             middle, low, high = (f"{each:.1f}" for each in (median(turns), min(turns), max(turns)))
             found.add((middle, f"{low} to {high}"))
