@@ -215,7 +215,8 @@ def _of_result(result: Result) -> Iterator[tuple[Key, Figure]]:
 
 def _of_turns(above: Result, below: Result) -> Iterator[tuple[Key, Figure]]:
     """Ratios of what was measured turn by turn: median and range of the turns."""
-    if above.unit != below.unit or len(above.repeats) != len(below.repeats):
+    comparable = above.unit == below.unit and len(above.repeats) == len(below.repeats)
+    if not comparable or not all(below.repeats):
         return
     turns = [mine / other for mine, other in zip(above.repeats, below.repeats, strict=True)]
     for name, digits, scale in (("ratio", 1, 1), ("ratio", 2, 1), ("share", 0, 100)):

@@ -70,10 +70,15 @@ RECORDS = {
         ),
         Record(
             "peers-flowers17-224px",
-            f"peers --shards data/flowers17-256 --originals {PHOTOGRAPHS} --image-size 224 "
-            "--repeats 3",
-            6,
+            f"peers --shards data/flowers17-256 --originals {PHOTOGRAPHS} --image-size 224",
+            9,
         ),
+        Record(
+            "peers-flowers17-384px",
+            f"peers --shards data/flowers17-440 --originals {PHOTOGRAPHS} --image-size 384",
+            9,
+        ),
+        Record("parity-flowers17-224px", "parity --shards data/flowers17-256 --samples 6400", 4),
     )
 }
 
