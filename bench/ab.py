@@ -1,7 +1,8 @@
 """Two commits of the project against each other: two worktrees, two processes, blocks in turn.
 
 While one side is measured the other stands still, stopped by a signal. Pairs change their order from
-one to the next, so that neither side is always the first.
+one to the next, so that neither side is always the first. Where others use the machine meanwhile, time
+says more about them than about either side: then processor time decides, which is the sides' own.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import ab_side
+from bench.load import LoadMeter, was_busy
 from bench.paired import Comparison, compare_pairs
 from bench.peers.process import PeerProcess
 from bench.result import Result, Section
@@ -85,7 +88,6 @@ def measure_ab(request: AbRequest, repository: Path = CODE_ROOT) -> tuple[Sectio
         UserError: There is no such commit.
         JobError: A side does not run; the message names it.
     """
-    rates: dict[str, list[float]] = {BASE: [], NEW: []}
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hyphae-bench-ab-")))
         refs = {BASE: request.base, NEW: request.new}
@@ -103,28 +105,86 @@ def measure_ab(request: AbRequest, repository: Path = CODE_ROOT) -> tuple[Sectio
         sides[NEW].begin_to_open(request.what, request.settings | slowed)
         for each in sides.values():
             each.await_open()
+        pairs = Pairs()
         progress = stack.enter_context(Progress("ab", request.most_pairs, "pairs at most"))
         for pair in range(request.most_pairs + 1):  # the first is a warm-up
-            for side in (BASE, NEW) if pair % 2 else (NEW, BASE):
-                rate = sides[side].block(pair, request.block_s)
-                if pair > 0:
-                    rates[side].append(rate)
+            order = (BASE, NEW) if pair % 2 else (NEW, BASE)
+            blocks = {side: sides[side].block(pair, request.block_s) for side in order}
+            if pair > 0:
+                pairs.add(blocks[NEW], blocks[BASE])
             progress.update(1)
             # When to stop depends on how sure the ratio is, never on the ratio itself.
-            if pair >= request.pairs and pair % CHECK_EVERY == 0:
-                if compare_pairs(rates[NEW], rates[BASE]).is_narrow:
-                    break
-    comparison = compare_pairs(rates[NEW], rates[BASE])
-    return _section(request, commits, rates, comparison), comparison
+            if pair >= request.pairs and pair % CHECK_EVERY == 0 and pairs.compare().is_narrow:
+                break
+    comparison = pairs.compare()
+    return _section(request, commits, pairs, comparison), comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What a side did in one go."""
+
+    images: float
+    seconds: float
+    cpu_s: float
+    """Processor time of all its threads."""
+    others_s: float
+    """Processor time that everything else spent while the side was asked [s]."""
+    asked_s: float
+    """How long that took, its warm-up included [s]."""
+
+    def rate(self, *, by_cpu: bool) -> float:
+        """Images a second, or a second of processor time."""
+        return self.images / (self.cpu_s if by_cpu else self.seconds)
+
+
+class Pairs:
+    """Blocks of both sides, each next to that of the other."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, list[Block]] = {BASE: [], NEW: []}
+
+    def add(self, new: Block, base: Block) -> None:
+        """One more pair."""
+        self._blocks[NEW].append(new)
+        self._blocks[BASE].append(base)
+
+    @property
+    def others(self) -> float:
+        """Cores that everything else kept busy, on average."""
+        both = [*self._blocks[BASE], *self._blocks[NEW]]
+        return max(0.0, sum(each.others_s for each in both) / sum(each.asked_s for each in both))
+
+    @property
+    def by_cpu(self) -> bool:
+        """Whether processor time decides, because the machine was busy."""
+        return was_busy(self.others)
+
+    def rates(self, side: str) -> tuple[float, ...]:
+        """Of one side, in the measure that decides."""
+        by_cpu = self.by_cpu
+        return tuple(each.rate(by_cpu=by_cpu) for each in self._blocks[side])
+
+    def compare(self) -> Comparison:
+        """The verdict so far."""
+        return compare_pairs(self.rates(NEW), self.rates(BASE))
 
 
 def _section(
     request: AbRequest,
     commits: dict[str, str],
-    rates: dict[str, list[float]],
+    pairs: Pairs,
     comparison: Comparison,
 ) -> Section:
-    ratios = tuple(a / b for a, b in zip(rates[NEW], rates[BASE], strict=True))
+    new, base = pairs.rates(NEW), pairs.rates(BASE)
+    ratios = tuple(a / b for a, b in zip(new, base, strict=True))
+    unit = "images/CPU s" if pairs.by_cpu else "images/s"
+    notes = [str(comparison)]
+    if pairs.by_cpu:
+        notes.append(
+            f"by processor time, as others kept {pairs.others:.1f} cores working meanwhile: what a "
+            "side waits for does not show"
+        )
     return Section(
         name="ab",
         title=(
@@ -132,19 +192,20 @@ def _section(
             f"({commits[BASE]}), {len(ratios)} pairs of blocks of {request.block_s:g} s"
         ),
         results=(
-            Result(name=BASE, repeats=tuple(rates[BASE])),
-            Result(name=NEW, repeats=tuple(rates[NEW])),
+            Result(name=BASE, repeats=base, unit=unit),
+            Result(name=NEW, repeats=new, unit=unit),
             Result(name="new / base", repeats=ratios, unit="x", measured=False),
         ),
         settings={
             **request.settings,
             "what": request.what,
             "commits": commits,
+            "by_cpu": pairs.by_cpu,
             "verdict": comparison.verdict,
             "ratio": comparison.ratio,
             "interval": [comparison.low, comparison.high],
         },
-        notes=(f"{comparison}",),
+        notes=tuple(notes),
     )
 
 
@@ -177,6 +238,7 @@ class _Side(PeerProcess):
         script = str(Path(ab_side.__file__))
         super().__init__([sys.executable, "-I", script, str(code)], log)
         self._name, self._code = name, code
+        self._spent_s = 0.0
 
     def begin_to_open(self, what: str, settings: dict[str, Any]) -> None:
         """Import the commit's packages and open what is measured; both sides at once."""
@@ -188,11 +250,22 @@ class _Side(PeerProcess):
         if Path(answer["code"]).resolve() != self._code.resolve():
             raise JobError(f"{self._name} imported {answer['code']} instead of {self._code}")
 
-    def block(self, epoch: int, min_s: float) -> float:
-        """Images a second of a block."""
+    def block(self, epoch: int, min_s: float) -> Block:
+        """What a block of so many seconds brings."""
+        start, busy = time.monotonic(), LoadMeter.busy_s()
         self.tell({"do": "block", "epoch": epoch, "min_s": min_s})
         answer = self._heard(min_s + BLOCK_EXTRA_S)
-        return float(answer["images"]) / float(answer["seconds"])
+        asked_s, busy_after = time.monotonic() - start, LoadMeter.busy_s()
+        spent_s = answer["cpu_total_s"] - self._spent_s
+        self._spent_s = answer["cpu_total_s"]
+        known = busy is not None and busy_after is not None
+        return Block(
+            images=float(answer["images"]),
+            seconds=float(answer["seconds"]),
+            cpu_s=float(answer["cpu_s"]),
+            others_s=busy_after - busy - spent_s if known else 0.0,  # type: ignore[operator]
+            asked_s=asked_s,
+        )
 
     def _heard(self, timeout_s: float) -> dict[str, Any]:
         try:

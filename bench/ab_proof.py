@@ -90,6 +90,7 @@ def _trial(measured: Section, found: Comparison) -> dict[str, Any]:
         "ratio": found.ratio,
         "interval": [found.low, found.high],
         "pairs": len(measured.results[0].repeats),
+        "by_cpu": measured.settings["by_cpu"],
     }
 
 

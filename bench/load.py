@@ -23,6 +23,12 @@ class LoadMeter:
     def __init__(self) -> None:
         self._before = self._now()
 
+    @classmethod
+    def busy_s(cls) -> float | None:
+        """Processor time that the whole machine has spent working [s]; None where not told."""
+        now = cls._now()
+        return None if now is None else now[1]
+
     def others(self) -> float | None:
         """Cores that others kept busy on average since the last call; None where not told.
 

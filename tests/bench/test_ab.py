@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bench.ab import MOST_PAIRS, PAIRS, AbRequest, measure_ab, worktree
+from bench.ab import MOST_PAIRS, PAIRS, AbRequest, Block, Pairs, measure_ab, worktree
 from bench.ab_proof import failures, prove_ab
 from bench.ab_side import slowed_down
 from bench.compare_commands import ab
@@ -181,7 +181,9 @@ class Judge:
         self.asked.append(request)
         slow = bool(request.slowed) != (len(self.asked) <= self.wrong)
         ratio = 0.9 if slow else 1.0
-        measured = Section(name="ab", title="", results=(Result(name="base", repeats=(1.0,) * 40),))
+        base = Result(name="base", repeats=(1.0,) * 40)
+        settings = {"by_cpu": False}
+        measured = Section(name="ab", title="", results=(base,), settings=settings)
         return measured, Comparison(ratio, ratio - 0.01, ratio + 0.01)
 
 
@@ -248,3 +250,29 @@ def test_the_proof_runs_with_real_processes(tiny_shards: Path, tmp_path: Path) -
     same, slowed = section.results
     assert 0.85 < slowed.repeats[0] / same.repeats[0] < 0.95
     assert not list(tmp_path.glob("*.part"))
+
+
+def blocks(wall: float, cpu: float, others_s: float) -> Block:
+    return Block(images=100.0, seconds=wall, cpu_s=cpu, others_s=others_s, asked_s=1.0)
+
+
+def test_on_a_quiet_machine_time_decides() -> None:
+    pairs = Pairs()
+    for _ in range(PAIRS):
+        pairs.add(blocks(1.2, 1.0, 0.0), blocks(1.0, 1.0, 0.0))
+    assert not pairs.by_cpu
+    assert pairs.compare().verdict == SLOWER
+    assert pairs.rates("base") == (100.0,) * PAIRS
+
+
+def test_on_a_busy_machine_the_sides_own_processor_time_decides() -> None:
+    pairs = Pairs()
+    rng = np.random.default_rng(0)
+    for _ in range(PAIRS):  # robbed of half the time and more, by chance
+        new, base = rng.uniform(1.0, 3.0, 2)
+        pairs.add(blocks(new, 1.1, 5.0), blocks(base, 1.0, 5.0))
+    assert pairs.others == 5.0
+    assert pairs.by_cpu
+    found = pairs.compare()
+    assert found.verdict == SLOWER
+    assert found.ratio == pytest.approx(1 / 1.1)
