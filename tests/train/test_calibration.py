@@ -105,7 +105,7 @@ def test_what_a_small_val_spoils_for_other_images_is_far_less_than_with_the_like
 
     drawn, likeliest = changes(WELL_CALIBRATED), changes(0)
     assert drawn.max() < likeliest.max() / 5
-    assert drawn.mean() < min(0, likeliest.mean())
+    assert drawn.mean() < 0.7 * likeliest.mean() < 0
 
 
 @pytest.mark.parametrize(("right", "expected"), [(True, LOWEST), (False, HIGHEST)])
@@ -116,4 +116,4 @@ def test_a_model_that_is_always_or_never_right_gets_a_temperature_at_the_limit(
     logits = torch.eye(3) if right else 1 - torch.eye(3)
     outputs = Outputs(logits, labels, labels)
     assert fit_temperature(outputs, well_calibrated=0) == pytest.approx(expected)
-    assert fit_temperature(outputs) == pytest.approx(1, rel=0.1)  # three images say little
+    assert fit_temperature(outputs) == pytest.approx(1, rel=0.12)  # three images say little
