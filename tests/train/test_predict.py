@@ -246,7 +246,9 @@ def test_overlays_are_written_beside_the_answers_and_shown_on_the_page(
     )  # fmt: skip
     assert len(rows) == 2
     names = sorted(each.name for each in folder.iterdir())
-    assert names == [f"0000{at}-{photo.stem.replace(' ', '_')}.jpg" for at, photo in enumerate(photos, 1)]
+    assert names == [
+        f"0000{at}-{photo.stem.replace(' ', '_')}.jpg" for at, photo in enumerate(photos, 1)
+    ]
     for name in names:
         assert simplejpeg.decode_jpeg((folder / name).read_bytes()).shape == (32, 32, 3)
     page = (tmp_path / "page.html").read_text()
