@@ -111,7 +111,9 @@ def test_the_last_map_of_features_is_found(arch: str, name: str, resolved: Resol
     assert np.isfinite(explainer(model, arch, SIDE, resolved).heat(images)).all()
 
 
-@pytest.mark.parametrize("arch", ["vit_tiny_patch16_224", "mixer_s16_224"])
+@pytest.mark.parametrize(
+    "arch", ["vit_tiny_patch16_224", pytest.param("mixer_s16_224", marks=pytest.mark.slow)]
+)
 def test_a_network_without_a_last_map_is_refused(arch: str, resolved: Resolved) -> None:
     with pytest.raises(UserError) as raised:
         explainer(create_model(arch, 5, MEAN, STD), arch, 224, resolved)
