@@ -85,7 +85,7 @@ class PeerProcess:
             raise JobError(f"no answer within {timeout_s:.0f} s") from None
         if line is None:
             raise JobError(self._how_it_ended())
-        self._signal(signal.SIGSTOP)
+        self._stop()
         try:
             answer = json.loads(line)
         except ValueError:
@@ -137,6 +137,16 @@ class PeerProcess:
             for line in lines:
                 self._lines.put(line)
         self._lines.put(None)
+
+    def _stop(self) -> None:
+        """Make it and its workers stand still, and see that it does.
+
+        Were this process killed between the two, the system would wake and end only those that stand
+        still by then, and one that a busy machine had not yet stopped would stand there for good.
+        """
+        if self._signal(signal.SIGSTOP) and self._process.returncode is None:
+            # It stays to be waited for: how it ended is Popen's to learn.
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def _is_there(self) -> bool:
         """Whether it runs, or any of its workers."""
