@@ -25,6 +25,7 @@ from bench.options import (
     shards_option,
 )
 from bench.peers.command import peers
+from bench.usage_commands import predict, resplits
 from shards.commands import HELP, run
 from shards.errors import JobError, UserError
 from shards.machine import allowed_cores
@@ -315,7 +316,9 @@ cli.add_command(ab)
 cli.add_command(compare)
 cli.add_command(doctor)
 cli.add_command(peers)
+cli.add_command(predict)
 cli.add_command(report)
+cli.add_command(resplits)
 
 
 def _table(request: Any, archs: tuple[str, ...]) -> Section:
