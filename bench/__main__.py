@@ -29,6 +29,7 @@ from bench.options import (
 )
 from bench.peers.command import peers
 from bench.records import records
+from bench.usage_commands import predict, resplits
 from shards.commands import HELP, run, stop_on_signals
 from shards.errors import JobError, UserError
 from shards.machine import allowed_cores
@@ -433,8 +434,10 @@ cli.add_command(ab)
 cli.add_command(compare)
 cli.add_command(doctor)
 cli.add_command(peers)
+cli.add_command(predict)
 cli.add_command(records)
 cli.add_command(report)
+cli.add_command(resplits)
 
 
 def _table(request: Any, archs: tuple[str, ...], recipes: Sequence[str] = ()) -> Section:

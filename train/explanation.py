@@ -23,7 +23,7 @@ from shards.writer import write_file
 from train.resolve import Resolved
 
 OPACITY = 0.6
-"""Of the colours where the map is highest; where it is 0 the photograph stays as it is."""
+"""Of the colours where the map is highest; where it is 0 the photograph shows alone."""
 QUALITY = 90
 NAME_LENGTH = 50
 """Characters of a photograph's name in that of its overlay: of at most four bytes each."""
@@ -76,7 +76,7 @@ class Explainer:
 
 
 def overlay(pixels: Pixels, heat: npt.NDArray[np.float32]) -> Pixels:
-    """A photograph under a map of heat.
+    """A photograph, in grey so that no colour of its own passes for heat, under a map of heat.
 
     Args:
         pixels: ``(H, W, 3)`` RGB.
@@ -85,7 +85,8 @@ def overlay(pixels: Pixels, heat: npt.NDArray[np.float32]) -> Pixels:
     levels = np.asarray(np.rint(heat * 255), np.uint8)
     colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     share = OPACITY * heat[..., None]
-    return np.asarray(np.rint(pixels * (1 - share) + colours * share), np.uint8)
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
+    return np.asarray(np.rint(grey * (1 - share) + colours * share), np.uint8)
 
 
 def explainer(network: nn.Module, arch: str, image_size: int, resolved: Resolved) -> Explainer:

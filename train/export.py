@@ -42,7 +42,14 @@ COMPARED = 200
     metavar="FOLDER",
     help="Shard set on which to compare the file with PyTorch.  [default: that of the run]",
 )
-def main(checkpoint: Path, format_name: str, out: Path | None, shards: str | None) -> None:
+@click.option(
+    "--int8",
+    is_flag=True,
+    help="With onnx: 8-bit integers for CPUs; what they cost on test is printed and noted in the file.",
+)
+def main(
+    checkpoint: Path, format_name: str, out: Path | None, shards: str | None, int8: bool
+) -> None:
     """Write CHECKPOINT (a .pt file, or a run folder for its best one) in another format.
 
     All but lightning are compared with PyTorch on photographs of the test split.
@@ -51,8 +58,10 @@ def main(checkpoint: Path, format_name: str, out: Path | None, shards: str | Non
         from train.checkpoint import checkpoint_file, load_checkpoint, save_plain
         from train.course import lightning_content
 
+    if int8 and format_name != "onnx":
+        raise UserError(f"--int8 is for --format onnx, not {format_name}")
     file = checkpoint_file(checkpoint)
-    target = out or file.with_suffix(SUFFIXES[format_name])
+    target = out or file.with_suffix(".int8" * int8 + SUFFIXES[format_name])
     if target.exists():
         raise UserError(f"{target} exists already; choose another --out")
     if not target.absolute().parent.is_dir():
@@ -64,9 +73,16 @@ def main(checkpoint: Path, format_name: str, out: Path | None, shards: str | Non
         return
     with importing():
         from train.exported import EXPORTERS, compare_with, deployment
-        from train.exported_images import images_to_compare
+        from train.exported_images import images_to_compare, set_of
+        from train.quantised import quantise_file
         from train.resolve import resolve
 
+    folder = set_of(saved, shards)
+    if int8 and folder is None:
+        raise UserError(
+            "--int8 needs photographs to find the range of every layer, and the shard set of the run "
+            f"({saved.shards.directory}) is not here; pass --shards"
+        )
     resolved = resolve(replace(saved.config, device="cpu", precision="fp32", compile="off"))
     images = images_to_compare(saved, resolved, shards, COMPARED)
     if not saved.progress.temperature:
@@ -78,14 +94,19 @@ def main(checkpoint: Path, format_name: str, out: Path | None, shards: str | Non
         if images:
             agreement = compare_with(runner, deployed, images)
             agreement.check(target)
+        cost = None
+        if int8 and folder is not None:
+            cost = quantise_file(unfinished, deployed, saved, resolved, folder)
     click.echo(f"wrote {target} ({format_name})")
     if agreement is None:
         click.echo("not compared with PyTorch: the shard set of the run is not here; pass --shards")
     else:
         click.echo(
             f"compared with PyTorch on {agreement.images} photographs: {agreement.flips} other "
-            f"labels, probabilities differ by at most {agreement.apart:.1g}"
+            f"labels, probabilities differ by at most {agreement.apart:.1g}{' in floats' * int8}"
         )
+    if cost is not None:
+        click.echo(str(cost))
 
 
 @contextmanager

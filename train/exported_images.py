@@ -1,13 +1,15 @@
-"""The photographs on which an exported file is compared with PyTorch."""
+"""The photographs on which an exported file is compared with PyTorch, calibrated and scored."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from loaders.batch import Batch
 from loaders.factory import create_loader
 from shards.settings import path_setting
 from train.batches import count_eval_images, eval_config
@@ -34,19 +36,41 @@ def images_to_compare(
     Raises:
         ShardError: The named set is none.
     """
+    folder = set_of(saved, shards)
+    if folder is None:
+        return []
+    batches: list[torch.Tensor] = []
+    for batch in shown(saved, resolved, folder, judged_split(saved, folder)):
+        batches.append(batch.images[: count - sum(map(len, batches))].clone())
+        if sum(map(len, batches)) >= count:
+            break
+    return batches
+
+
+def set_of(saved: Checkpoint, shards: str | None) -> Path | None:
+    """The shard set: the named one, else that of the run, else this machine's; None without any."""
     folder = Path(shards or saved.shards.directory)
     if shards is None and not folder.is_dir():
         folder = path_setting("shards_dir") or folder
         if not folder.is_dir():
-            return []
-    split = "test" if count_eval_images(saved.config, folder, "test") else "val"
+            return None
+    return folder
+
+
+def judged_split(saved: Checkpoint, folder: Path) -> str:
+    """``test``, or ``val`` where there is no test."""
+    return "test" if count_eval_images(saved.config, folder, "test") else "val"
+
+
+def shown(
+    saved: Checkpoint, resolved: Resolved, folder: Path, split: str, *, shuffle: bool = False
+) -> Iterator[Batch]:
+    """The images of a split as in an evaluation, in batches of :data:`BATCH`."""
     config = replace(
-        eval_config(saved.config, resolved, folder, split), batch_size=BATCH, backend="opencv"
+        eval_config(saved.config, resolved, folder, split),
+        batch_size=BATCH,
+        backend="opencv",
+        shuffle=shuffle,
     )
-    batches: list[torch.Tensor] = []
     with closing(create_loader(config)) as loader, closing(loader.epoch(0)) as epoch:
-        for batch in epoch:
-            batches.append(batch.images[: count - sum(map(len, batches))].clone())
-            if sum(map(len, batches)) >= count:
-                break
-    return batches
+        yield from epoch

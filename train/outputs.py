@@ -31,9 +31,7 @@ class Outputs:
     @property
     def confusion(self) -> torch.Tensor:
         """``(K, K)`` int64, rows true, columns predicted."""
-        classes = self.logits.shape[1]
-        cells = self.labels * classes + self.predictions
-        return cells.bincount(minlength=classes * classes).reshape(classes, classes)
+        return confusion_of(self.labels, self.predictions, self.logits.shape[1])
 
     def probabilities(self, temperature: float = 1.0) -> torch.Tensor:
         """``(N, K)`` float64, rows add up to 1.
@@ -42,6 +40,12 @@ class Outputs:
             temperature: What the logits are divided by (:mod:`train.calibration`).
         """
         return (self.logits.double() / temperature).softmax(1)
+
+
+def confusion_of(labels: torch.Tensor, predictions: torch.Tensor, classes: int) -> torch.Tensor:
+    """``(K, K)`` int64, rows true: counts of ``(N,)`` true and predicted classes."""
+    cells = labels * classes + predictions
+    return cells.bincount(minlength=classes * classes).reshape(classes, classes)
 
 
 def joined(parts: Sequence[Outputs]) -> Outputs:

@@ -55,7 +55,7 @@ class Preprocessing:
             raise RejectedImage(error.strerror or str(error)) from None
         except ValueError as error:  # a name with a null byte
             raise RejectedImage(str(error)) from None
-        stored = store_image(data, self.packing, self.packing.store_of(str(path)))
+        stored = store_image(data, self.packing, self.packing.store_of(str(path)), statistics=False)
         payload = memoryview(stored.payload)
         pixels = view_array(payload) if is_array(payload) else simplejpeg.decode_jpeg(payload)
         return self._central(np.asarray(pixels))
