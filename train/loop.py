@@ -139,7 +139,7 @@ def train_epoch(session: Session) -> None:
                 pictures = first_batch_pictures(images, batch.labels, class_names)
                 session.log.figures(0, pictures)
             loss = torch.zeros((), device=resolved.device)
-            for part, asked_of_it, share in micro_batches(images, target, config.micro_batch):
+            for part, asked_of_it, share in micro_batches(images, target, resolved.micro_batch):
                 with resolved.autocast():
                     logits = session.network(part)
                     part_loss = share * asked_of_it.loss(logits, config.label_smoothing)

@@ -137,13 +137,14 @@ def _run(
         val = opened.enter_context(closing(val_loader(config, resolved, shards)))
         model = create_model(config.arch, manifest.num_classes, config.mean, config.std)
         start = load_start(model.backbone, config, manifest.num_classes) if saved is None else None
-        check_fit(model, config, train.samples_per_epoch)
+        asked = replace(config, micro_batch=resolved.micro_batch)
+        check_fit(model, asked, train.samples_per_epoch)
         network = prepare_model(model, resolved)
         head = None
         if config.backbone_lr != 1:
             head = last_layer(model.backbone, manifest.num_classes)
         if resolved.compile:
-            network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
+            network = torch.compile(network, dynamic=False, mode=resolved.compile_mode)  # type: ignore[assignment]
         folder = opened.enter_context(place)  # a folder is made once nothing can be refused
         samples_seen = saved.progress.samples_seen if saved else 0
         wandb = WandbRun(folder, config.to_dict()) if config.wandb else None
