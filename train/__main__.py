@@ -217,6 +217,10 @@ def fold_of(
     "--reduced-decode/--full-decode",
     help="opencv decodes smaller where the crop allows: faster, other pixels.",
 )
+@recipe_option(
+    "--sync-batchnorm/--no-sync-batchnorm",
+    help="With torchrun on GPUs: batch statistics over all processes, not each one's own.",
+)
 @click.option("--list-archs", "show_archs", is_flag=True, help="Print the architectures and end.")
 @click.pass_context
 def main(
@@ -239,6 +243,7 @@ def main(
     --resume goes on.
     """
     with importing():
+        from train.distributed import from_first, processes
         from train.models import check_arch, list_archs, list_timm_archs
         from train.recipes import TrainConfig, create_recipe
         from train.run import resume_run, start_run
@@ -251,7 +256,8 @@ def main(
     safety = Safety(started=STARTED, time_limit_s=time_limit, **checkpoint_every or {})
     if resume is not None and resume != NEWEST:
         _refuse_options_beside_resume(context)
-        resume_run(resume, shards, safety)
+        with processes():
+            resume_run(resume, shards, safety)
         return
     check_arch(arch)
     given = {name: value for name, value in overrides.items() if value is not None}
@@ -259,15 +265,16 @@ def main(
         config: TrainConfig = replace(create_recipe(recipe), arch=arch, **given)
     except ValueError as error:
         raise UserError(str(error)) from None
-    with shard_source(shards) as source:
-        if resume is None:
-            start_run(config, source, out, safety)
-            return
-        if out is not None:
-            raise UserError(f"--out is for a new run; to go on with that one: --resume {out}")
-        folder = newest_unfinished(config, source)
-    click.echo(f"going on with {folder}")
-    resume_run(folder, shards, safety)
+    if resume is not None and out is not None:
+        raise UserError(f"--out is for a new run; to go on with that one: --resume {out}")
+    with processes():
+        with shard_source(shards) as source:
+            if resume is None:
+                start_run(config, source, out, safety)
+                return
+            folder = from_first(lambda: newest_unfinished(config, source))
+        click.echo(f"going on with {folder}")
+        resume_run(folder, shards, safety)
 
 
 def _refuse_options_beside_resume(context: click.Context) -> None:

@@ -80,11 +80,14 @@ class Checkpoint:
     model: dict[str, torch.Tensor]
     """The backbone's, under torchvision's own names."""
     progress: Progressed
+    world_size: int = 1
+    """Processes of the session that saved it."""
 
     # In last.pt alone: nobody resumes from the best one.
     optimizer: dict[str, Any] | None = None
     scaler: dict[str, float] | None = None
     rng: torch.Tensor | None = None
+    """Of one process, or a row for each of several."""
     cuda_rng: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -103,7 +106,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     Raises:
         JobError: The disk is full.
     """
-    complete = path.with_name(f"{path.name}.new")
+    complete = _complete(path)
     try:
         with atomic_file(complete) as file:
             torch.save({"hyphae_checkpoint": CHECKPOINT_VERSION, **content}, file)
@@ -122,6 +125,11 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         path.replace(previous(path))
     complete.replace(path)
     _sync_folder(path.parent)
+
+
+def _complete(path: Path) -> Path:
+    """A new checkpoint for the moment in which the old one is put aside."""
+    return path.with_name(f"{path.name}.new")
 
 
 def previous(path: Path) -> Path:
@@ -157,6 +165,8 @@ def load_last(folder: Path) -> tuple[Checkpoint, str | None]:
     """
     path = folder / LAST
     older = previous(path)
+    if not path.exists() and _complete(path).is_file():  # a kill came between two renames
+        _complete(path).replace(path)
     try:
         return load_checkpoint(path), None
     except DamagedCheckpoint as error:

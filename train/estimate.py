@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from loaders.batch import Batch
+from train.distributed import size
 from train.loop import Session
 
 STEPS = 2
@@ -42,6 +43,7 @@ def estimate(session: Session, test_images: int) -> Estimate:
     config = session.config
     batch, loader_s = _measure_loader(session)
     step_s = _measure_step(session, batch)
+    step_s, loader_s = step_s / size(), loader_s / size()  # as many work side by side
     on_cpu = session.resolved.device.type == "cpu"
     train_s = step_s + loader_s if on_cpu else max(step_s, loader_s)
     eval_s = EVAL_SHARE * step_s + loader_s if on_cpu else max(EVAL_SHARE * step_s, loader_s)
@@ -76,11 +78,13 @@ def _measure_step(session: Session, batch: Batch) -> float:
 def _time_steps(session: Session, batch: Batch, count: int) -> float:
     """Seconds of a step on the first ``count`` images, the best of a few after a warm-up."""
     images, labels = batch.images[:count], batch.labels[:count]
+    # On a CPU one process may measure more steps than another, so they must not wait for each other.
+    network = session.network if session.resolved.device.type == "cpu" else session.parallel
     times = []
     for _ in range(1 + STEPS):
         start = time.perf_counter()
         with session.resolved.autocast():
-            loss = cross_entropy(session.network(images), labels)
+            loss = cross_entropy(network(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         session.optimizer.zero_grad(set_to_none=True)
         loss.detach().item()  # waits for the device

@@ -23,6 +23,7 @@ from shards.reader import ShardSet
 from shards.settings import path_setting
 from train.batches import eval_loader
 from train.checkpoint import Checkpoint, checkpoint_file, load_checkpoint, model_from_checkpoint
+from train.distributed import largest_share, same_buffers, total
 from train.metrics import Scores, absent_classes, scores
 from train.published import incomparable, published_table
 from train.recipes import TrainConfig
@@ -71,20 +72,21 @@ def evaluate(
     pad_to: int | None = None,
     after_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Run a model over every sample of a split once.
+    """Run a model over every sample of a split once, each process over its share.
 
     Args:
         model: Takes uint8 images, returns logits; put into evaluation mode.
         loader: Of the split.
         resolved: Device and precision.
         num_classes: K.
-        pad_to: Batch size to which short batches are padded: a compiled model sees one shape.
+        pad_to: Images of a rank to which short batches are padded: a compiled model sees one shape.
         after_batch: Called after each batch; may raise.
 
     Raises:
         JobError: The loader did not yield each sample once.
     """
     model.eval()
+    same_buffers(model)
     start = time.perf_counter()
     matrix = MulticlassConfusionMatrix(num_classes).to(resolved.device)
     loss_sum = torch.zeros((), device=resolved.device)
@@ -94,6 +96,9 @@ def evaluate(
     ):
         for batch in batches:
             count = len(batch)
+            if count == 0:  # a rank's share of a last, short batch
+                after_batch()
+                continue
             images = batch.images
             if pad_to is not None and count < pad_to:
                 images = pad(images, (0, 0, 0, 0, 0, 0, 0, pad_to - count))
@@ -104,11 +109,11 @@ def evaluate(
             matrix.update(logits.argmax(1), batch.labels)
             progress.update(count)
             after_batch()
-    confusion = matrix.compute().cpu()
+    confusion = matrix.compute().cpu()  # torchmetrics sums it over all processes
     images_seen = int(confusion.sum())
     if images_seen != loader.samples_per_epoch:
         raise JobError(f"evaluated {images_seen} images, expected {loader.samples_per_epoch}")
-    return Evaluation(confusion, float(loss_sum) / images_seen, time.perf_counter() - start)
+    return Evaluation(confusion, float(total(loss_sum)) / images_seen, time.perf_counter() - start)
 
 
 def evaluate_split(
@@ -123,7 +128,7 @@ def evaluate_split(
     """Open a split, evaluate a (possibly compiled) model on it, close it again."""
     loader = eval_loader(config, resolved, shards, split)
     try:
-        pad_to = config.batch_size if resolved.compile else None
+        pad_to = largest_share(config.batch_size) if resolved.compile else None
         return evaluate(
             model, loader, resolved, num_classes, pad_to=pad_to, after_batch=after_batch
         )

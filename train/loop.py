@@ -23,6 +23,14 @@ from shards.errors import Interrupted, JobError
 from shards.machine import human_time
 from shards.progress import Progress
 from train.checkpoint import BEST, LAST, Progressed, save_checkpoint
+from train.distributed import (
+    agree,
+    is_first,
+    largest_share,
+    of_each,
+    size,
+    total,
+)
 from train.evaluation import Evaluation, evaluate
 from train.interrupt import GO_ON, SAVE, TIME_LIMIT_CODE, Stopped, StopRequest
 from train.log import RunLog
@@ -44,12 +52,16 @@ class Session:
     model: Classifier
     network: nn.Module
     """The model as it is run: compiled or not. It shares the model's weights."""
+    parallel: nn.Module
+    """The same with gradients averaged over all processes, for steps."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     train: Loader
     val: Loader
     num_classes: int
     log: RunLog
+    """Of the first process; what the others record is thrown away."""
+    folder: Path
     stop: StopRequest
     facts: dict[str, Any]
     """Plain data that every checkpoint carries: classes, shard set, order hash, versions."""
@@ -65,7 +77,13 @@ class Session:
         return self.done.epoch * self.train.steps_per_epoch + self.done.step
 
     def asked(self) -> int:
-        """What to do after this batch: ``GO_ON``, ``SAVE``, or end with this exit code."""
+        """What to do after this batch: ``GO_ON``, ``SAVE``, or end with this exit code.
+
+        The same in all processes: what any of them is asked for.
+        """
+        return agree(self._asked_here())
+
+    def _asked_here(self) -> int:
         if self.stop.requested():
             return self.stop.exit_code
         seconds, steps = time.monotonic() - self.saved_at, self.steps_done - self.saved_step
@@ -102,7 +120,7 @@ def fit(session: Session) -> None:
                 session.val,
                 session.resolved,
                 session.num_classes,
-                pad_to=config.batch_size if session.resolved.compile else None,
+                pad_to=largest_share(config.batch_size) if session.resolved.compile else None,
                 after_batch=lambda: save_or_stop(session, session.asked()),
             )
         except Stopped as stop:
@@ -117,8 +135,11 @@ def train_epoch(session: Session) -> None:
         Stopped: It was asked to; ``session.done`` says how far it came.
     """
     config, resolved, done = session.config, session.resolved, session.done
-    session.network.train()
-    loss_sum = torch.tensor(done.loss_sum, device=resolved.device)
+    session.parallel.train()
+    exact = torch.float32 if resolved.device.type == "mps" else torch.float64
+    # What all processes have so far stands on the first; in 53 bits, no order of adding shows.
+    so_far = done.loss_sum if is_first() else 0.0
+    loss_sum = torch.tensor(so_far, dtype=exact, device=resolved.device)
     batches = session.train.epoch(done.epoch, done.step)
     label = f"epoch {done.epoch + 1}/{config.epochs}"
     with (
@@ -127,32 +148,60 @@ def train_epoch(session: Session) -> None:
     ):
         start = time.perf_counter()
         for batch in _timed(batches, done):
+            images = images_of_step(session)
             with resolved.autocast():
-                logits = session.network(batch.images)
-                loss = cross_entropy(logits, batch.labels, label_smoothing=config.label_smoothing)
+                if len(batch):
+                    logits = session.parallel(batch.images)
+                    loss = cross_entropy(
+                        logits, batch.labels, label_smoothing=config.label_smoothing
+                    )
+                else:
+                    loss = loss_of_nothing(session)
+            if size() > 1:  # DDP averages over processes; this makes it the mean over images
+                loss = loss * (len(batch) * size() / images)
             session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             session.scaler.step(session.optimizer)
             session.scaler.update()
             session.optimizer.zero_grad(set_to_none=True)
 
-            loss_sum += loss.detach() * len(batch)
+            loss_sum += loss.detach() * (images / size())
             done.step += 1
-            done.images += len(batch)
-            done.samples_seen += len(batch)
-            progress.update(len(batch))
+            done.images += images
+            done.samples_seen += images
+            progress.update(images)
             asked = session.asked()
             if (
                 asked != GO_ON
                 or done.step % READ_STEPS == 0
                 or done.step == session.train.steps_per_epoch
             ):
-                done.loss_sum = float(loss_sum)  # waits for the device
+                done.loss_sum = float(total(loss_sum))  # waits for the device
                 check_finite(session)
             if asked != GO_ON:
                 now = time.perf_counter()
                 done.train_s, start = done.train_s + now - start, now
                 save_or_stop(session, asked)
         done.train_s += time.perf_counter() - start
+
+
+def images_of_step(session: Session) -> int:
+    """Images of the global batch of this step: the last one of an epoch may be short."""
+    batch_size, train = session.config.batch_size, session.train
+    return min(batch_size, train.samples_per_epoch - session.done.step * batch_size)
+
+
+def loss_of_nothing(session: Session) -> torch.Tensor:
+    """0, by way of all weights: the others' gradients are averaged with this process's, too.
+
+    For a rank without a share of a short batch. The image stands for none: it must not count in the
+    running statistics of batch normalisation.
+    """
+    side = session.config.image_size
+    blank = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=session.resolved.device)
+    session.network.eval()
+    logits: torch.Tensor = session.parallel(blank.contiguous(memory_format=torch.channels_last))
+    session.network.train()
+    return logits.float().sum() * 0.0
 
 
 def finish_epoch(session: Session, val: Evaluation) -> None:
@@ -218,11 +267,12 @@ def save(session: Session, name: str) -> None:
     if name == LAST:
         content["optimizer"] = session.optimizer.state_dict()
         content["scaler"] = session.scaler.state_dict()
-        content["rng"] = torch.get_rng_state()
+        content["rng"] = of_each(torch.get_rng_state())
         if session.resolved.device.type == "cuda":
-            content["cuda_rng"] = torch.cuda.get_rng_state(session.resolved.device)
-    with session.stop.held_off():
-        save_checkpoint(session.log.folder / name, content)
+            content["cuda_rng"] = of_each(torch.cuda.get_rng_state(session.resolved.device))
+    if is_first():
+        with session.stop.held_off():
+            save_checkpoint(session.folder / name, content)
     session.saved_at, session.saved_step = time.monotonic(), session.steps_done
 
 
@@ -246,7 +296,7 @@ def save_and_end(session: Session, exit_code: int) -> None:
     raise Interrupted(
         f"{limit}stopped in epoch {done.epoch + 1} after step {done.step} of "
         f"{session.train.steps_per_epoch}, saved; go on with: "
-        f"{resume_command(session.log.folder)}",
+        f"{resume_command(session.folder)}",
         exit_code,
     )
 
@@ -278,7 +328,7 @@ def check_weights(session: Session) -> None:
 
 
 def _kept(session: Session) -> str:
-    return f"The checkpoint before that is kept: {session.log.folder / LAST}"
+    return f"The checkpoint before that is kept: {session.folder / LAST}"
 
 
 def _timed(batches: Iterator[Batch], done: Progressed) -> Iterator[Batch]:

@@ -15,6 +15,7 @@ from torch import nn
 
 from shards.errors import UserError, unknown_name
 from shards.machine import available_memory, human_bytes
+from train.distributed import share_sizes, size
 from train.recipes import TrainConfig
 
 TIMM = "timm:"
@@ -153,14 +154,16 @@ def check_fit(model: Classifier, config: TrainConfig, images_per_epoch: int) -> 
             f"{config.arch} cannot take images of {config.image_size} px ({reason}); "
             "try --image-size 224"
         ) from None
-    if images_per_epoch % config.batch_size != 1 and config.batch_size != 1:
+    batches = {config.batch_size, images_per_epoch % config.batch_size}
+    if not any(1 in share_sizes(each) for each in batches):
         return
     try:
         with torch.no_grad():
             deepcopy(model).train()(image)
     except ValueError:  # batch normalisation over a single value
+        over = f" over {size()} processes" if size() > 1 else ""
         raise UserError(
             f"the last batch of an epoch ({images_per_epoch} images, --batch-size "
-            f"{config.batch_size}) holds one image, on which {config.arch} cannot train at "
+            f"{config.batch_size}{over}) holds one image, on which {config.arch} cannot train at "
             f"{config.image_size} px; choose another --batch-size"
         ) from None

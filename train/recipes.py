@@ -66,6 +66,8 @@ class TrainConfig:
     subset_seed: int = 0
     """Of fold, shots and imbalance."""
     drop_last: bool = False
+    sync_batchnorm: bool = False
+    """Whether several processes share the statistics of batch normalisation; on GPUs."""
     mean: tuple[float, float, float] = (0.4308, 0.4084, 0.3393)
     std: tuple[float, float, float] = (0.1063, 0.1023, 0.1123)
     """Of the RGB channels in [0, 1], subtracted and divided by before the model."""

@@ -6,6 +6,7 @@ import platform
 import time
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,14 @@ from train.checkpoint import (
     has_checkpoint,
     load_checkpoint,
     load_last,
+)
+from train.distributed import (
+    check_processes,
+    from_first,
+    is_first,
+    own_seed,
+    parallel,
+    size,
 )
 from train.estimate import estimate
 from train.evaluation import (
@@ -59,7 +68,7 @@ def start_run(
         Interrupted: A signal or the time limit asked to stop; the run can be resumed.
         JobError: Training failed.
     """
-    check_new_folder(folder or default_folder(config))
+    from_first(lambda: check_new_folder(folder or default_folder(config)))
     check_arch(config.arch)
     source = ShardSource(shards) if isinstance(shards, Path) else shards
     manifest = ShardSet(source.directory).manifest
@@ -75,19 +84,25 @@ def resume_run(
         UserError: There is no such run, it is finished or at work, or its data or order of samples
             changed.
     """
-    if not has_checkpoint(folder):
-        raise UserError(f"{folder} holds no run to resume (no {LAST} in it)")
-    with held(folder), ExitStack() as opened:
-        if (folder / SUMMARY).exists():
-            raise UserError(f"{folder} is finished; its result is in {folder / SUMMARY}")
-        for orphan in folder.glob("*.tmp"):  # what a kill in the middle of a write left
-            orphan.unlink()
-        saved, warning = load_last(folder)
+    with ExitStack() as opened:
+        saved, warning = from_first(lambda: _take_up(folder, opened))
         source = opened.enter_context(shard_source(recorded_source(shards, saved.shards.directory)))
         manifest = ShardSet(source.directory).manifest
         check_same_set(manifest, source, saved)
         place = nullcontext(folder)
         return _run(saved.config, source, manifest, place, safety or Safety(), saved, warning)
+
+
+def _take_up(folder: Path, opened: ExitStack) -> tuple[Checkpoint, str | None]:
+    """Hold the folder of an unfinished run, tidy it, and load its last checkpoint."""
+    if not has_checkpoint(folder):
+        raise UserError(f"{folder} holds no run to resume (no {LAST} in it)")
+    opened.enter_context(held(folder))
+    if (folder / SUMMARY).exists():
+        raise UserError(f"{folder} is finished; its result is in {folder / SUMMARY}")
+    for orphan in folder.glob("*.tmp"):  # what a kill in the middle of a write left
+        orphan.unlink()
+    return load_last(folder)
 
 
 def _run(
@@ -103,6 +118,7 @@ def _run(
     if source.url is None:  # of what is streamed, the tars are not here
         check_shards(shards, manifest)
     check_batch(config)
+    check_processes(config)
     resolved = resolve(config, source.url)
     torch.manual_seed(config.seed)
     with ExitStack() as opened:
@@ -111,22 +127,31 @@ def _run(
         model = create_model(config.arch, manifest.num_classes, config.mean, config.std)
         check_fit(model, config, train.samples_per_epoch)
         network = prepare_model(model, resolved)
+        averaged = parallel(network, sync_batchnorm=config.sync_batchnorm)
         if resolved.compile:
+            alone = averaged is network
             network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
-        folder = opened.enter_context(place)  # a folder is made once nothing can be refused
+            averaged = network if alone else torch.compile(averaged, dynamic=False)  # type: ignore[assignment]
+        # A folder is made once nothing can be refused.
+        folder = from_first(lambda: opened.enter_context(place))
         epochs_done = saved.progress.epoch if saved else 0
-        log = opened.enter_context(closing(RunLog(folder, epochs_done)))
+        record = folder if is_first() else Path(opened.enter_context(TemporaryDirectory()))
+        log = opened.enter_context(closing(RunLog(record, epochs_done)))
+        if size() > 1:
+            torch.manual_seed(own_seed(config.seed))
         session = Session(
             config=config,
             resolved=resolved,
             model=model,
             network=network,
+            parallel=averaged,
             optimizer=create_optimizer(model, config, resolved.device),
             scaler=torch.amp.GradScaler(resolved.device.type, enabled=resolved.precision == "fp16"),
             train=train,
             val=val,
             num_classes=manifest.num_classes,
             log=log,
+            folder=folder,
             stop=opened.enter_context(StopRequest(safety)),
             facts=_facts(manifest, source, train),
             safety=safety,
@@ -188,6 +213,7 @@ def _facts(manifest: Manifest, source: ShardSource, train: Any) -> dict[str, Any
         "shards": {"directory": str(source), "fingerprint": manifest.fingerprint},
         "order_hash": train.order_hash,
         "versions": versions(),
+        "world_size": size(),
     }
 
 
@@ -216,14 +242,14 @@ def _announce(session: Session, manifest: Manifest, source: ShardSource) -> None
     say(
         f"{config.arch} ({parameters / 1e6:.1f} M parameters), recipe {config.recipe}, "
         f"{config.epochs} epoch{'s' * (config.epochs > 1)} of {session.train.samples_per_epoch:,} images at "
-        f"{config.image_size} px, batch {config.batch_size}; {manifest.num_classes} classes "
+        f"{config.image_size} px, batch {config.batch_size}{_over_ranks()}; {manifest.num_classes} classes "
         f"of {source}"
     )
     say(str(session.resolved))
     chosen = str(config.train_subset)
     say(
         f"sampling {config.sampling}{f' ({chosen})' if chosen else ''}, order "
-        f"{session.facts['order_hash']}; run {session.log.folder}"
+        f"{session.facts['order_hash']}; run {session.folder}"
     )
     stored_side = manifest.options.get("short_side", config.image_size)
     if config.image_size > stored_side:
@@ -243,11 +269,15 @@ def _announce(session: Session, manifest: Manifest, source: ShardSource) -> None
     )
 
 
+def _over_ranks() -> str:
+    return f" over {size()} processes" if size() > 1 else ""
+
+
 def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any]:
     """Test the best epoch and write the summary."""
     config, done, log = session.config, session.done, session.log
-    best = load_checkpoint(log.folder / BEST)
-    with checked_content(log.folder / BEST):
+    best = from_first(lambda: load_checkpoint(session.folder / BEST))
+    with checked_content(session.folder / BEST):
         session.model.backbone.load_state_dict(best.model)
     has_test = count_eval_images(config, shards, "test") > 0
     split = "test" if has_test else "val"
@@ -263,7 +293,7 @@ def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any
         )
     except Stopped as stop:
         raise Interrupted(
-            f"stopped before the {split} result; for it: {resume_command(log.folder)}",
+            f"stopped before the {split} result; for it: {resume_command(session.folder)}",
             stop.exit_code,
         ) from None
     seconds = done.seconds + time.perf_counter() - session.started
@@ -279,7 +309,9 @@ def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any
     if has_test:
         for line in published_lines(manifest, config):
             log.say(line)
-    log.say(f'evaluate it again: python -m train.evaluate "{log.folder / BEST}" --split {split}')
+    log.say(
+        f'evaluate it again: python -m train.evaluate "{session.folder / BEST}" --split {split}'
+    )
     return summary
 
 
