@@ -6,13 +6,24 @@ not, and ``bench --help`` at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.compare_commands import ab, compare, report
 from bench.doctor import doctor
+from bench.options import (
+    ARCH,
+    IMAGE_SIZE,
+    arch_option,
+    archs_option,
+    choices,
+    numbers,
+    options,
+    shards_option,
+)
 from bench.peers.command import peers
 from shards.commands import HELP, run
 from shards.errors import JobError, UserError
@@ -23,11 +34,8 @@ if TYPE_CHECKING:
     from bench.result import Section
     from loaders.config import Resample
 
-ARCH = "resnet18"
-IMAGE_SIZE = 224
 BLOCK_S, BUDGET_S = 0.5, 15.0
 """Of bare ``bench``, which is to end within 2 minutes on a busy machine too."""
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class _AllByDefault(click.Group):
@@ -47,63 +55,6 @@ def cli() -> None:
     """
 
 
-def shards_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--shards``, which has a default everywhere."""
-    return click.option(
-        "--shards",
-        type=click.Path(path_type=Path),
-        help="Shard set.  [default: HYPHAE_SHARDS_DIR or local.toml, else a small drawn one]",
-    )(function)
-
-
-def options(*, repeats: int, image_size: bool = True, shards: bool = True) -> Decorator:
-    """The options that the suites share."""
-    shared: list[Decorator] = [
-        click.option(
-            "--batch-size",
-            type=click.IntRange(1),
-            help="Images a batch.  [default: 8 to 32 on a CPU, 128 on a GPU]",
-        ),
-        click.option(
-            "--threads",
-            type=click.IntRange(1),
-            help="Of the loaders, and on a CPU of the model.  [default: allowed cores]",
-        ),
-        click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps."),
-        click.option(
-            "--repeats", type=click.IntRange(2), default=repeats, help="Timed blocks of each."
-        ),
-        click.option(
-            "--json", "json_file", type=click.Path(path_type=Path), help="Also write JSON here."
-        ),
-    ]
-    if shards:
-        shared.append(shards_option)
-    if image_size:
-        shared.append(
-            click.option(
-                "--image-size",
-                type=click.IntRange(16),
-                default=IMAGE_SIZE,
-                help="Side of the crops [px].",
-            )
-        )
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(shared):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-def arch_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--arch``, one of torchvision's names."""
-    return click.option("--arch", default=ARCH, help="Any torchvision classification model.")(
-        function
-    )
-
-
 @cli.command(name="all", context_settings=HELP)
 @options(repeats=3)
 @arch_option
@@ -114,7 +65,7 @@ def all_command(arch: str, **settings: Any) -> None:
     from bench.session import BenchSession
     from bench.step import measure_step
 
-    with BenchSession(arch=arch, block_s=BLOCK_S, budget_s=BUDGET_S, **settings) as session:
+    with BenchSession(archs=(arch,), block_s=BLOCK_S, budget_s=BUDGET_S, **settings) as session:
         session.show(measure_loaders(session.request))
         session.show(measure_step(session.request, arch))
         session.show(measure_end_to_end(session.request, arch))
@@ -137,7 +88,7 @@ def ladder(arch: str, resample: Resample, **settings: Any) -> None:
     from bench.ladder import NO_MODEL, measure_ladder
     from bench.session import BenchSession
 
-    with BenchSession(arch=None if arch == NO_MODEL else arch, **settings) as session:
+    with BenchSession(archs=() if arch == NO_MODEL else (arch,), **settings) as session:
         session.show(measure_ladder(session.request, arch, resample))
 
 
@@ -158,35 +109,87 @@ def loaders(originals: Path | None, **settings: Any) -> None:
 
 
 @cli.command(context_settings=HELP)
-@options(repeats=5, shards=False)
-@arch_option
-def step(arch: str, **settings: Any) -> None:
-    """The training step on a synthetic batch: precision, memory format, TFLOP/s."""
+@options(repeats=5, shards=False, batch_size=False)
+@archs_option
+@click.option(
+    "--batch-size", "batch_sizes", callback=numbers, help="Images a batch; several with commas."
+)
+@click.option(
+    "--precision",
+    "precisions",
+    callback=choices("fp32", "bf16", "fp16"),
+    help="Of fp32, bf16, fp16; several with commas.  [default: from plain to what training uses]",
+)
+@click.option(
+    "--memory-format",
+    "formats",
+    callback=choices("nchw", "channels_last"),
+    help="Of nchw, channels_last; several with commas.",
+)
+@click.option(
+    "--compile", "compiled", callback=choices("off", "on"), help="off, on, or both with a comma."
+)
+def step(
+    arch: tuple[str, ...],
+    batch_sizes: tuple[int, ...],
+    precisions: tuple[str, ...],
+    formats: tuple[str, ...],
+    compiled: tuple[str, ...],
+    **settings: Any,
+) -> None:
+    """The training step on a synthetic batch, in every combination asked for, with TFLOP/s.
+
+    Beside it the rate of large matrix products, the most that this device can do.
+    """
     from bench.session import BenchSession
     from bench.step import measure_step
 
-    with BenchSession(arch=arch, needs_shards=False, **settings) as session:
-        session.show(measure_step(session.request, arch))
+    with BenchSession(archs=arch, needs_shards=False, batch_size=None, **settings) as session:
+        for each in arch:
+            for batch_size in batch_sizes or (None,):
+                request = replace(session.request, batch_size=batch_size)
+                channels_last = [name == "channels_last" for name in formats]
+                section = measure_step(
+                    request, each, precisions, channels_last, [name == "on" for name in compiled]
+                )
+                session.show(section)
+
+
+@cli.command(context_settings=HELP)
+@options(repeats=5, shards=False)
+@archs_option
+def roofline(arch: tuple[str, ...], **settings: Any) -> None:
+    """FLOPs, bytes and parameters of each arch, the time they take at least, and the real step."""
+    from bench.roofline import measure_roofline
+    from bench.session import BenchSession
+
+    with BenchSession(archs=arch, needs_shards=False, **settings) as session:
+        session.show(measure_roofline(session.request, arch))
+
+
+@cli.command(context_settings=HELP)
+@options(repeats=2)
+@arch_option
+@click.option("--epoch-size", type=click.IntRange(1), help="Images an epoch.  [default: one pass]")
+def train(arch: str, epoch_size: int | None, **settings: Any) -> None:
+    """Whole epochs, with and without validation."""
+    from bench.session import BenchSession
+    from bench.train import measure_train
+
+    with BenchSession(archs=(arch,), **settings) as session:
+        session.show(measure_train(session.request, arch, epoch_size))
 
 
 @cli.command(context_settings=HELP)
 @options(repeats=3, image_size=False)
-@click.option(
-    "--arch", default=ARCH, help="Architectures to measure, separated by commas; `all`: all five."
-)
-def table(arch: str, **settings: Any) -> None:
+@archs_option
+def table(arch: tuple[str, ...], **settings: Any) -> None:
     """The published table beside what is measured here at its image size, 384 px."""
     from bench.session import BenchSession
-    from train.models import check_arch
     from train.published import IMAGE_SIZE as PUBLISHED_SIZE
-    from train.published import published_table
 
-    every = tuple(published_table())
-    archs = every if arch == "all" else tuple(name.strip() for name in arch.split(","))
-    for name in archs:
-        check_arch(name)
-    with BenchSession(image_size=PUBLISHED_SIZE, **settings) as session:
-        session.show(_table(session.request, archs))
+    with BenchSession(archs=arch, image_size=PUBLISHED_SIZE, **settings) as session:
+        session.show(_table(session.request, arch))
 
 
 @cli.command(name="pack", context_settings=HELP)
@@ -257,7 +260,7 @@ def parity(
 
     Compares single pixels over the same plan, and with --checkpoint a model's answers on a split.
     """
-    from bench.parity import measure_answers, measure_pixels
+    from bench.parity import check_answerable, measure_answers, measure_pixels
     from bench.session import BenchSession
 
     with BenchSession(
@@ -269,6 +272,8 @@ def parity(
         repeats=1,
         json_file=json_file,
     ) as session:
+        if checkpoint is not None:
+            check_answerable(checkpoint, session.request.shards, split)
         section, failed = measure_pixels(session.request, samples)
         session.show(section)
         if checkpoint is not None:
@@ -306,8 +311,11 @@ def gpu_check(shards: Path | None, out: Path, arch: str) -> None:
         raise JobError(f"failed: {', '.join(failed)}; see {out}")
 
 
+cli.add_command(ab)
+cli.add_command(compare)
 cli.add_command(doctor)
 cli.add_command(peers)
+cli.add_command(report)
 
 
 def _table(request: Any, archs: tuple[str, ...]) -> Section:

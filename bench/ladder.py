@@ -27,10 +27,10 @@ from bench.result import (
     Result,
     Section,
     figure,
+    interval,
     not_measured,
     number,
     share_of,
-    spread,
     text_table,
     unsteady,
 )
@@ -261,13 +261,13 @@ def _models(results: tuple[Result, ...]) -> tuple[Result, Result]:
 
 def render_ladder(section: Section) -> str:
     """The rungs as a table and as bars, and what they say in sentences."""
-    header = ["", "median", "min..max", "n", "of the rung below", ""]
+    header = ["", "median", "95 %", "n", "of the rung below", ""]
     rows = [header]
     below: Result | None = None
     for result in section.results:
         share = share_of(result, below) if below is not None and result.measured else ""
         count = str(len(result.repeats) or NOT_MEASURED)
-        rows.append([result.name, figure(result), spread(result), count, share, result.note])
+        rows.append([result.name, figure(result), interval(result), count, share, result.note])
         below = result if result.measured else below
     bars = [(each.name, each.median) for each in section.results if each.measured and each.median]
     lines = [

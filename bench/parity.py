@@ -26,6 +26,7 @@ from loaders.config import Backend, LoaderConfig
 from loaders.factory import create_loader
 from shards.errors import JobError, UserError
 from shards.progress import Progress
+from shards.reader import ShardSet
 from train.batches import eval_config
 from train.checkpoint import checkpoint_file, load_checkpoint, model_from_checkpoint
 from train.evaluation import prepare_model
@@ -154,6 +155,25 @@ def measure_pixels(request: Request, samples: int) -> tuple[Section, list[str]]:
     ), failures
 
 
+def check_answerable(checkpoint: Path, shards: Path, split: str) -> None:
+    """What would stop :func:`measure_answers`, told before the pixels take their minutes.
+
+    Raises:
+        UserError: There is no such checkpoint or split, or they do not go together.
+    """
+    file = checkpoint_file(checkpoint)
+    known = len(load_checkpoint(file).class_names)
+    shard_set = ShardSet(shards)
+    with shard_set.split(split):
+        pass
+    found = len(shard_set.manifest.class_names)
+    if found != known:
+        raise UserError(
+            f"{shards} has {found} classes, the checkpoint {file} knows {known}; pass the shard set "
+            "of its run with --shards"
+        )
+
+
 def measure_answers(
     checkpoint: Path, request: Request, split: str, samples: int | None
 ) -> tuple[Section, list[str]]:
@@ -162,11 +182,8 @@ def measure_answers(
     Args:
         checkpoint: A ``.pt`` file, or a run folder for its best one.
         request: Shards, device, threads.
-        split: To evaluate, with the image size of the run.
+        split: To evaluate, with the image size of the run; see :func:`check_answerable`.
         samples: How many images at most; None for all.
-
-    Raises:
-        UserError: There is no such checkpoint or split, or they do not go together.
     """
     file = checkpoint_file(checkpoint)
     saved = load_checkpoint(file)
@@ -183,13 +200,7 @@ def measure_answers(
         for name, batch in batches.items():
             with torch.inference_mode(), resolved.autocast():
                 logits[name] = model(batch.images).float().cpu()
-            labels = batch.labels.cpu()
-            if int(labels.max()) >= num_classes:
-                raise UserError(
-                    f"{request.shards} has a class {int(labels.max())}, the checkpoint knows "
-                    f"{num_classes} classes; pass the shard set of its run with --shards"
-                )
-            answers[name].matrix.update(logits[name].argmax(1), labels)
+            answers[name].matrix.update(logits[name].argmax(1), batch.labels.cpu())
             answers[name].labels.append(logits[name].argmax(1))
             apart = float((logits[name] - logits[REFERENCE]).abs().max())
             answers[name].farthest_logit = max(answers[name].farthest_logit, apart)

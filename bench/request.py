@@ -19,7 +19,8 @@ from preprocess.pack import pack
 from shards.machine import allowed_cores
 from shards.reader import ShardSet
 from shards.settings import KEYS, path_setting
-from train.recipes import TrainConfig, create_recipe
+from train.config import TrainConfig
+from train.recipes import create_recipe
 from train.resolve import Resolved, resolve
 
 PACK_FILES = 40

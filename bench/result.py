@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.interval import median_interval
+
 RECORD_VERSION = 1
 NOT_MEASURED = "-"
 UNSTEADY = 1.5
-DERIVED = ("median", "spread")
+DERIVED = ("median", "spread", "interval")
 """Written for whoever reads the JSON; computed again from the repeats when it is read back."""
 
 
@@ -43,6 +45,11 @@ class Result:
     def spread(self) -> tuple[float, float] | None:
         """Least and largest of the repeats; None where there are none."""
         return (min(self.repeats), max(self.repeats)) if self.repeats else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Of the median, 95 %, by the bootstrap; None where there are no repeats."""
+        return median_interval(self.repeats) if self.repeats else None
 
 
 def not_measured(name: str, why: str, unit: str = "images/s") -> Result:
@@ -114,9 +121,9 @@ def _section(content: dict[str, Any]) -> Section:
 
 
 def render(section: Section) -> str:
-    """The section as text: median, spread, number of repeats, share of the reference, note."""
+    """The section as text: median and its interval, number of repeats, share of the reference, note."""
     reference = section.find(section.reference) if section.reference else None
-    header = ["", "median", "min..max", "n", ""]
+    header = ["", "median", "95 %", "n", ""]
     if reference is not None:
         header.insert(4, f"of {reference.name}")
     rows = [_row(result, reference) for result in section.results]
@@ -139,7 +146,12 @@ def unsteady(section: Section) -> list[str]:
 
 
 def _row(result: Result, reference: Result | None) -> list[str]:
-    cells = [result.name, figure(result), spread(result), str(len(result.repeats) or NOT_MEASURED)]
+    cells = [
+        result.name,
+        figure(result),
+        interval(result),
+        str(len(result.repeats) or NOT_MEASURED),
+    ]
     if reference is not None:
         cells.append(share_of(result, reference))
     return [*cells, result.note]
@@ -163,11 +175,11 @@ def figure(result: Result) -> str:
     return number(result.median, result.unit) + unit
 
 
-def spread(result: Result) -> str:
-    """``min..max``, or a dash."""
-    if result.spread is None:
+def interval(result: Result) -> str:
+    """``low..high`` of the median's interval, or a dash."""
+    if result.interval is None:
         return NOT_MEASURED
-    low, high = (number(each, result.unit) for each in result.spread)
+    low, high = (number(each, result.unit) for each in result.interval)
     return f"{low}..{high}"
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -13,8 +15,10 @@ import click
 
 from bench.environment import describe, environment
 from bench.ladder import render_ladder
+from bench.load import LoadMeter, was_busy
 from bench.request import Request, photographs, shard_set
 from bench.result import Report, Section, render
+from bench.roofline import render_roofline
 from bench.table import render_table
 from shards.commands import stop_on_signals
 from shards.errors import UserError
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
 
-RENDERERS = {"table": render_table, "ladder": render_ladder}
+RENDERERS = {"table": render_table, "ladder": render_ladder, "roofline": render_roofline}
 """Of sections that are more than rows of figures."""
 
 
@@ -52,15 +56,21 @@ class Recorder:
             stack.enter_context(stop_on_signals("stopped; nothing was written"))
             self._prepare(stack)
             self._stack = stack.pop_all()
+        self._load = LoadMeter()
         click.echo(describe(self._environment))
-        click.echo("medians of n interleaved repeats, and min..max")
+        click.echo("medians of n interleaved repeats, and their 95 % intervals (bootstrap)")
         return self
 
     def _prepare(self, stack: ExitStack) -> None:
         """Whatever the measurements need; ``stack`` puts it away again."""
 
     def show(self, section: Section) -> None:
-        """Print a section and keep it for the JSON."""
+        """Print a section and keep it for the JSON, marked where others used the machine too."""
+        others = self._load.others()
+        section = replace(section, settings=section.settings | {"cores_of_others": others})
+        if others is not None and was_busy(others):
+            note = f"busy: other processes kept {others:.1f} cores working meanwhile"
+            section = replace(section, notes=(*section.notes, note))
         self._sections.append(section)
         click.echo("\n" + RENDERERS.get(section.name, render)(section))
 
@@ -99,13 +109,13 @@ class BenchSession(Recorder):
         device: str,
         repeats: int,
         json_file: Path | None,
-        arch: str | None = None,
+        archs: Sequence[str] = (),
         needs_shards: bool = True,
         block_s: float = 1.0,
         budget_s: float = math.inf,
     ) -> None:
         super().__init__(json_file)
-        if arch is not None:
+        for arch in archs:
             check_arch(arch)
         choose_device(device)
         self.request = Request(

@@ -1,29 +1,32 @@
-"""Step speed: forward, backward and optimizer on a synthetic batch, in one variant after another."""
+"""Step speed: forward, backward and optimizer on a synthetic batch, in one variant after another.
+
+Beside them in the same turns: products of large matrices, the most that the device can do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, cast
 
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.flop_counter import FlopCounterMode
 
+from bench.machine_rates import matrix_name, matrix_subject
+from bench.operations import CLASSES, flops_per_image
 from bench.request import Request
 from bench.result import Result, Section, not_measured
 from bench.timing import WARM_UP, Subject, in_turns, rate
+from train.config import TrainConfig
 from train.loop import create_optimizer
 from train.models import create_model
-from train.published import published_class_names
-from train.recipes import TrainConfig
 from train.resolve import Resolved
 
 CPU_BATCH, GPU_BATCH = 16, 128
-CLASSES = len(published_class_names())
 BASIS = "fp32 NCHW"
 WARM_UP_STEPS = 2
-FLOP_BATCH = 2
-"""Batch norm refuses to train on one image."""
 
 
 class Stepper:
@@ -39,7 +42,9 @@ class Stepper:
         model = create_model(config.arch, num_classes, config.mean, config.std)
         model = model.to(resolved.device).to(memory_format=self._format)
         model.train()
-        self._network = torch.compile(model, dynamic=False) if resolved.compile else model
+        self.network: nn.Module = model
+        if resolved.compile:
+            self.network = cast("nn.Module", torch.compile(model, dynamic=False))
         self._optimizer = create_optimizer(model, config, resolved.device)
         self._scaler = torch.amp.GradScaler(
             resolved.device.type, enabled=resolved.precision == "fp16"
@@ -52,7 +57,7 @@ class Stepper:
         """One optimizer step; returns the loss without waiting for it."""
         images = images.contiguous(memory_format=self._format)
         with self._resolved.autocast():
-            loss = cross_entropy(self._network(images), labels)
+            loss = cross_entropy(self.network(images), labels)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._scaler.step(self._optimizer)
         self._scaler.update()
@@ -73,20 +78,59 @@ class Variant:
 def variants(resolved: Resolved) -> list[Variant]:
     """From the plainest to what training uses here, one change at a time."""
     fp32 = replace(resolved, precision="fp32", compile=False)
-    eager = replace(resolved, compile=False)
-    found = [Variant(BASIS, fp32, channels_last=False)]
-    if resolved.channels_last:
-        found.append(Variant("fp32 channels_last", fp32, channels_last=True))
-    name = f"{resolved.precision} {'channels_last' if resolved.channels_last else 'NCHW'}"
-    if resolved.precision != "fp32":
-        found.append(Variant(name, eager, resolved.channels_last))
-    if resolved.compile:
-        found.append(Variant(f"{name} compiled", resolved, resolved.channels_last))
-    return found
+    steps = [(fp32, False), (fp32, resolved.channels_last)]
+    steps += [(replace(resolved, compile=False), resolved.channels_last)]
+    steps += [(resolved, resolved.channels_last)]
+    found = [_variant(each, channels_last) for each, channels_last in steps]
+    return list({each.name: each for each in found}.values())
 
 
-def measure_step(request: Request, arch: str) -> Section:
+def every_variant(
+    resolved: Resolved,
+    precisions: Sequence[str] = (),
+    formats: Sequence[bool] = (),
+    compiled: Sequence[bool] = (),
+) -> list[Variant]:
+    """All combinations of what is given; where nothing is, what training uses here.
+
+    Args:
+        resolved: What training uses here.
+        precisions: ``fp32``, ``bf16``, ``fp16``.
+        formats: Whether the memory is channels_last.
+        compiled: Whether ``torch.compile`` is used.
+    """
+    if not (precisions or formats or compiled):
+        return variants(resolved)
+    return [
+        _variant(replace(resolved, precision=precision, compile=compile_), channels_last)
+        for precision, channels_last, compile_ in product(
+            precisions or [resolved.precision],
+            formats or [resolved.channels_last],
+            compiled or [resolved.compile],
+        )
+    ]
+
+
+def _variant(resolved: Resolved, channels_last: bool) -> Variant:
+    name = f"{resolved.precision} {'channels_last' if channels_last else 'NCHW'}"
+    return Variant(f"{name} compiled" if resolved.compile else name, resolved, channels_last)
+
+
+def measure_step(
+    request: Request,
+    arch: str,
+    precisions: Sequence[str] = (),
+    formats: Sequence[bool] = (),
+    compiled: Sequence[bool] = (),
+) -> Section:
     """Training images a second of each variant, with FLOPs an image and the TFLOP/s achieved.
+
+    Args:
+        request: Image size, batch size, device, threads, repeats.
+        arch: Of torchvision.
+        precisions: As of :func:`every_variant`, like the two after it.
+        formats: Likewise.
+        compiled: Likewise.
 
     Raises:
         UserError: No such architecture or device.
@@ -94,16 +138,29 @@ def measure_step(request: Request, arch: str) -> Section:
     config, resolved = request.training(arch, cpu_batch=CPU_BATCH, gpu_batch=GPU_BATCH)
     flops = flops_per_image(arch, config.image_size)
     batch = synthetic_batch(config, resolved.device)
-    chosen = variants(resolved)
-    out_of_memory: set[str] = set()
-    subjects = [_subject(each, config, batch, request, out_of_memory) for each in chosen]
-    values = in_turns(subjects, request.repeats, "step", request.budget_s)
-    results = tuple(
-        not_measured(name, f"out of memory at batch {config.batch_size}")
-        if name in out_of_memory
-        else _result(name, repeats, flops)
-        for name, repeats in values.items()
-    )
+    chosen = every_variant(resolved, precisions, formats, compiled)
+    steps = [_StepSubject(each, config, batch, request.block_s) for each in chosen]
+    matrices = [
+        matrix_subject(resolved.device, precision, request.block_s)
+        for precision in dict.fromkeys(each.resolved.precision for each in chosen)
+    ]
+    subjects = [Subject(each.variant.name, each.block) for each in steps]
+    values = in_turns([*subjects, *matrices], request.repeats, "step", request.budget_s)
+    rates = {
+        each.name: Result(
+            name=each.name,
+            repeats=tuple(value / 1e12 for value in values[each.name]),
+            unit="TFLOP/s",
+            note=each.note,
+        )
+        for each in matrices
+    }
+    results = [
+        not_measured(each.variant.name, f"out of memory at batch {config.batch_size}")
+        if each.out_of_memory
+        else _result(each, values[each.variant.name], flops, rates)
+        for each in steps
+    ]
     notes = ["fp32 multiplies in TF32, as training does"] if resolved.device.type == "cuda" else []
     return Section(
         name="step",
@@ -112,8 +169,8 @@ def measure_step(request: Request, arch: str) -> Section:
             f"{CLASSES} classes, {resolved.device}, synthetic batch, "
             f"{flops / 1e9:.1f} GFLOP an image (forward and backward)"
         ),
-        results=results,
-        reference=BASIS,
+        results=(*results, *rates.values()),
+        reference=chosen[0].name,
         settings={
             "arch": arch,
             "image_size": config.image_size,
@@ -124,21 +181,6 @@ def measure_step(request: Request, arch: str) -> Section:
         },
         notes=tuple(notes),
     )
-
-
-def flops_per_image(arch: str, image_size: int) -> int:
-    """Floating-point operations of forward and backward, by torch's own counter.
-
-    Counts matrix products and convolutions, a multiplication and an addition as two; runs on
-    tensors without data.
-    """
-    with torch.device("meta"):
-        model = create_model(arch, CLASSES, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-        images = torch.zeros(FLOP_BATCH, 3, image_size, image_size, dtype=torch.uint8)
-        labels = torch.zeros(FLOP_BATCH, dtype=torch.int64)
-        with FlopCounterMode(display=False) as counter:
-            cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
-    return int(counter.get_total_flops()) // FLOP_BATCH
 
 
 def synthetic_batch(
@@ -152,49 +194,92 @@ def synthetic_batch(
     return images.to(device).permute(0, 3, 1, 2), labels.to(device)
 
 
-def _subject(
-    variant: Variant,
-    config: TrainConfig,
+def step_subject(
+    name: str,
+    training: tuple[TrainConfig, Resolved],
     batch: tuple[torch.Tensor, torch.Tensor],
-    request: Request,
-    out_of_memory: set[str],
+    block_s: float,
 ) -> Subject:
-    stepper: Stepper | None = None
-    images = batch[0].contiguous(
-        memory_format=torch.channels_last if variant.channels_last else torch.contiguous_format
-    )
+    """Times the step as training runs it here."""
+    config, resolved = training
+    variant = _variant(resolved, resolved.channels_last)
+    return Subject(name, _StepSubject(variant, config, batch, block_s).block)
 
-    def steps() -> Iterator[int]:
-        assert stepper is not None
-        while True:
-            stepper.step(images, batch[1])
-            yield config.batch_size
 
-    def block(repeat: int) -> float:
-        nonlocal stepper
-        if variant.name in out_of_memory:
+class _StepSubject:
+    """Blocks of steps of one variant; remembers whether its memory sufficed."""
+
+    def __init__(
+        self,
+        variant: Variant,
+        config: TrainConfig,
+        batch: tuple[torch.Tensor, torch.Tensor],
+        block_s: float,
+    ) -> None:
+        self.variant = variant
+        self.out_of_memory = False
+        self.peak_memory_gib: float | None = None
+        """Largest that tensors took; None but on CUDA."""
+        self._config, self._block_s = config, block_s
+        self._labels = batch[1]
+        self._images = batch[0].contiguous(
+            memory_format=torch.channels_last if variant.channels_last else torch.contiguous_format
+        )
+        self._stepper: Stepper | None = None
+
+    def block(self, repeat: int) -> float:
+        """Images a second, 0 where the memory does not suffice."""
+        device = self.variant.resolved.device
+        if self.out_of_memory:
             return 0.0
         try:
             if repeat == WARM_UP:
-                stepper = Stepper(
-                    config, variant.resolved, CLASSES, channels_last=variant.channels_last
-                )
-                for _ in range(WARM_UP_STEPS):
-                    stepper.step(images, batch[1])
+                self._begin(device)
                 return 0.0
-            return rate(steps(), min_s=request.block_s, device=variant.resolved.device)
+            return rate(self._steps(), min_s=self._block_s, device=device)
         except torch.OutOfMemoryError:
-            out_of_memory.add(variant.name)
-            stepper = None
+            self.out_of_memory = True
+            self._stepper = None
             return 0.0
 
-    return Subject(variant.name, block)
+    def _begin(self, device: torch.device) -> None:
+        if device.type == "cuda":
+            before = torch.cuda.memory_allocated(device)
+            torch.cuda.reset_peak_memory_stats(device)
+        self._stepper = Stepper(
+            self._config,
+            self.variant.resolved,
+            CLASSES,
+            channels_last=self.variant.channels_last,
+        )
+        for _ in range(WARM_UP_STEPS):
+            self._stepper.step(self._images, self._labels)
+        if device.type == "cuda":
+            # Of this variant alone: the others wait in memory meanwhile.
+            peak = torch.cuda.max_memory_allocated(device) - before
+            self.peak_memory_gib = peak / 2**30
+
+    def _steps(self) -> Iterator[int]:
+        assert self._stepper is not None
+        while True:
+            self._stepper.step(self._images, self._labels)
+            yield self._config.batch_size
 
 
-def _result(name: str, repeats: tuple[float, ...], flops: int) -> Result:
-    result = Result(name=name, repeats=repeats)
+def _result(
+    subject: _StepSubject, repeats: tuple[float, ...], flops: int, rates: dict[str, Result]
+) -> Result:
+    result = Result(name=subject.variant.name, repeats=repeats)
+    matrix = rates[matrix_name(subject.variant.resolved.precision)]
     assert result.median is not None
+    assert matrix.median is not None
     achieved = result.median * flops / 1e12
-    return replace(
-        result, note=f"{achieved:.3g} TFLOP/s", details={"achieved_tflop_per_s": achieved}
-    )
+    details: dict[str, Any] = {
+        "achieved_tflop_per_s": achieved,
+        "of_matrix_rate": achieved / matrix.median,
+    }
+    note = f"{achieved:.3g} TFLOP/s, {achieved / matrix.median:.0%} of {matrix.name}"
+    if subject.peak_memory_gib is not None:
+        details["peak_memory_gib"] = subject.peak_memory_gib
+        note += f", peak memory {subject.peak_memory_gib:.1f} GiB"
+    return replace(result, note=note, details=details)

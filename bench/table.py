@@ -17,9 +17,9 @@ from bench.result import (
     NOT_MEASURED,
     Result,
     Section,
+    interval,
     not_measured,
     number,
-    spread,
     text_table,
     unsteady,
 )
@@ -30,7 +30,7 @@ from train.published import CAUTIONS, EPOCHS, IMAGE_SIZE, TRAIN_ROWS, PublishedR
 
 SAMPLES = EPOCHS * TRAIN_ROWS
 """Images that a published run was trained on."""
-THEIRS = ("arch", "mIoU", "mF1", "OA", "time", "img/s implied")
+THEIRS = ("arch", "mIoU", "mF1", "OA", "time", "img/s implied", "file")
 TOTAL = f"{SAMPLES / 1e6:.2f} million images"
 
 
@@ -81,7 +81,7 @@ def table_section(measured: dict[str, Section], runs: Sequence[dict[str, Any]] =
 
 
 def derived(row: PublishedRow) -> dict[str, float]:
-    """What follows from a published time."""
+    """What follows from a published time: the rate of training, evaluation and all."""
     return {"images_per_s_implied": SAMPLES / row.seconds}
 
 
@@ -100,7 +100,10 @@ def render_table(section: Section) -> str:
     """The table, the cautions and the runs as text."""
     published = {row["arch"]: row for row in section.settings["published"]}
     archs = dict.fromkeys([*published, *section.settings["measured"]])
-    rows = [["", "published", "", "", "", "", "here", ""], [*THEIRS, "img/s", TOTAL]]
+    rows = [
+        ["", "published", *[""] * 5, "here, measured", "", "extrapolated"],
+        [*THEIRS, "img/s", "of theirs", TOTAL],
+    ]
     rows += [_text_row(section, arch, published.get(arch)) for arch in archs]
     lines = [section.title, *(f"  {line}" for line in text_table(rows))]
     lines += [f"  caution: {each}" for each in CAUTIONS]
@@ -139,15 +142,19 @@ def _required(section: Section, name: str) -> Result:
 def _text_row(section: Section, arch: str, published: dict[str, Any] | None) -> list[str]:
     together = _required(section, f"{arch} loader and step")
     total = _required(section, f"{arch}, {TOTAL}")
-    theirs = [NOT_MEASURED] * 5
+    theirs = [NOT_MEASURED] * 6
+    ratio = NOT_MEASURED
     if published is not None:
         theirs = [f"{100 * published[name]:.1f}" for name in ("miou", "mf1", "oa")]
         theirs += [human_time(published["seconds"]), number(published["images_per_s_implied"])]
+        theirs.append(published["file"])
+        if together.median is not None:
+            ratio = f"{number(together.median / published['images_per_s_implied'])}x"
     time = NOT_MEASURED if total.median is None else f"{human_time(total.median)} (extrapolated)"
-    return [arch, *theirs, _rate(together), time]
+    return [arch, *theirs, _rate(together), ratio, time]
 
 
 def _rate(result: Result) -> str:
     if result.median is None:
         return NOT_MEASURED
-    return f"{number(result.median)} ({spread(result)}, n {len(result.repeats)})"
+    return f"{number(result.median)} ({interval(result)}, n {len(result.repeats)})"

@@ -48,10 +48,13 @@ class AugmentConfig:
     crop_ratio: tuple[float, float] = (0.7, 1.33)
     """Width over height of the crop."""
     hflip_prob: float = 0.5
+    """Of a mirror image, left and right."""
     brightness: float = 0.4
-    """The factor is drawn from [1 - x, 1 + x], as for contrast and saturation."""
+    """The factor is drawn from [1 - x, 1 + x]."""
     contrast: float = 0.4
+    """As for brightness."""
     saturation: float = 0.4
+    """As for brightness."""
     hue: float = 0.1
     """Largest turn either way, as a share of the full circle: 0.1 is 36 degrees."""
     grayscale_prob: float = 0.0

@@ -1,9 +1,8 @@
-"""Stored bytes -> the region of an image that is used, decoded no further than its last row.
+"""Stored bytes -> the region of an image that is used; of the other rows, as few as can be.
 
-simplejpeg's libjpeg-turbo gives the same pixels as OpenCV's and Pillow's, to the last bit. A
-baseline JPEG is coded from top to bottom and states its height once, so a copy that states a
-smaller one is decoded down to there and no further, with the same pixels. A random crop ends above
-the last row more often than not; what lies below it is neither decoded nor missed.
+simplejpeg's libjpeg-turbo gives the same pixels as OpenCV's and Pillow's, to the last bit. What lies
+below a region is neither decoded nor missed, nor what lies above it where the JPEG can be entered
+there (:mod:`loaders.jpeg_rows`).
 """
 
 from __future__ import annotations
@@ -14,15 +13,11 @@ import numpy as np
 import simplejpeg
 
 from loaders.buffers import Pixels, Scratch
+from loaders.jpeg_rows import CONTEXT_ROWS, JpegRows, copy_rows, find_rows
 from shards.reader import SampleError, Split, is_array, view_array
 
-CONTEXT_ROWS = 2
-"""Rows of chroma are interpolated from their neighbours: two more of them leave a row exact."""
 FACTORS = (8, 4, 2)
 """By which libjpeg can shrink while it decodes, at a fraction of the cost."""
-FRAME_MARKERS = (0xC0, 0xC1)
-"""Sequential Huffman frames: one pass from top to bottom (ITU-T T.81, table B.1)."""
-SCAN_MARKER = 0xDA
 
 
 class RegionDecoder:
@@ -42,8 +37,8 @@ class RegionDecoder:
             array("q", split.samples[field].astype(np.int64).tobytes())
             for field in ("width", "height")
         )
-        # Where the header of each sample states its height: 0 not looked up, -1 nowhere.
-        self._stated_at = array("q", bytes(8 * len(split)))
+        # Of each sample whose bytes have been looked at; None where it is decoded whole.
+        self._rows: dict[int, JpegRows | None] = {}
 
     def region(self, sample: int, crop: list[int], size: list[int]) -> Pixels:
         """``(h, w, 3)`` RGB: a view, good until this thread's next call.
@@ -65,9 +60,12 @@ class RegionDecoder:
                 image = view_array(payload)
             else:
                 factor = self._factor(height, width, size)
-                image = self._decode(payload, sample, top + height, factor)
+                image, begin = self._decode(payload, sample, top, top + height, factor)
+                top -= begin
                 if factor > 1:
-                    top, left, height, width = (each // factor for each in crop)
+                    top, left, height, width = (
+                        each // factor for each in (top, left, height, width)
+                    )
         except ValueError as error:
             raise undecodable(self._split, sample, error) from None
         return image[top : top + height, left : left + width]
@@ -78,23 +76,22 @@ class RegionDecoder:
                 return factor
         return 1
 
-    def _decode(self, payload: memoryview, sample: int, bottom: int, factor: int) -> Pixels:
-        """All columns of the rows above ``bottom``, and some below it."""
+    def _decode(
+        self, payload: memoryview, sample: int, top: int, bottom: int, factor: int
+    ) -> tuple[Pixels, int]:
+        """All columns of the rows from ``top`` to ``bottom``, and the row that it begins with."""
         scratch = self._scratch
-        rows = bottom + CONTEXT_ROWS * factor
-        if rows >= self._heights[sample]:
-            rows = self._heights[sample]
-        elif (at := self._height_stated_at(payload, sample)) > 0:
-            copy = scratch.stored[: len(payload)]
-            copy[:] = payload
-            copy[at], copy[at + 1] = rows >> 8, rows & 0xFF
-            payload = copy
-        else:
-            rows = self._heights[sample]
+        begin, height = 0, self._heights[sample]
+        if bottom - top < height:
+            rows = self._layout(payload, sample)
+            if rows is not None:
+                payload, begin, height = copy_rows(
+                    payload, rows, top, bottom, scratch.stored, context=CONTEXT_ROWS * factor
+                )
         image: Pixels = simplejpeg.decode_jpeg(
             payload,
             "RGBX" if scratch.padded else "RGB",
-            min_height=-(-rows // factor),
+            min_height=-(-height // factor),
             min_width=-(-self._widths[sample] // factor),
             min_factor=factor,
             buffer=scratch.decoded,
@@ -102,13 +99,14 @@ class RegionDecoder:
             # the last row that is wanted counts as garbage.
             strict=False,
         )
-        return image
+        return image, begin
 
-    def _height_stated_at(self, payload: memoryview, sample: int) -> int:
-        at = self._stated_at[sample]
-        if at == 0:
-            at = self._stated_at[sample] = height_stated_at(payload, self._heights[sample])
-        return at
+    def _layout(self, payload: memoryview, sample: int) -> JpegRows | None:
+        try:
+            return self._rows[sample]
+        except KeyError:
+            rows = self._rows[sample] = find_rows(payload, self._heights[sample])
+            return rows
 
 
 def decode(split: Split, sample: int) -> Pixels:
@@ -129,17 +127,3 @@ def decode(split: Split, sample: int) -> Pixels:
 def undecodable(split: Split, sample: int, error: Exception) -> SampleError:
     """What to raise for a sample that a decoder refused."""
     return SampleError(f"{split.describe(sample)} does not decode: {error}")
-
-
-def height_stated_at(payload: memoryview, height: int) -> int:
-    """Position of the two bytes that state a sequential JPEG's height; -1 if they do not."""
-    at = 2
-    while at + 7 <= len(payload) and payload[at] == 0xFF and payload[at + 1] != SCAN_MARKER:
-        if payload[at + 1] in FRAME_MARKERS:  # marker, length, precision, height
-            stated = payload[at + 5] << 8 | payload[at + 6]
-            return at + 5 if stated == height else -1
-        if payload[at + 1] == 0xFF:  # a fill byte
-            at += 1
-        else:
-            at += 2 + (payload[at + 2] << 8 | payload[at + 3])
-    return -1

@@ -194,7 +194,7 @@ def _check_remote(where: str) -> None:
                 f"the command {where!r} does not say which file it reads; write {NAME} where the "
                 "name of a file goes, as in 'pipe:aws s3 cp s3://bucket/set/{name} -'"
             )
-    elif not where.startswith(("http://", "https://")):
+    elif not where.startswith(("http://", "https://")) or not urlsplit(where).netloc:
         raise UserError(
             f"cannot read shards from {where!r}; give a folder, http://, https://, or a command "
             "as in 'pipe:aws s3 cp s3://bucket/set/{name} -'"

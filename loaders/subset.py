@@ -198,7 +198,8 @@ def read_names(values: Iterable[str]) -> tuple[str, ...]:
             try:
                 names += Path(value[1:]).read_text(encoding="utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"cannot read class names from {value[1:]!r}: {error}") from None
+                why = getattr(error, "strerror", None) or error
+                raise UserError(f"cannot read class names from {value[1:]!r}: {why}") from None
         else:
             names += value.split(",")
     return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))

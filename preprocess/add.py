@@ -18,7 +18,15 @@ from typing import IO, Any
 import numpy as np
 
 from preprocess.audit import photos_of_split
-from preprocess.catalog import MISSING, Catalog, FileState, Origin, build_split, list_states
+from preprocess.catalog import (
+    MISSING,
+    Catalog,
+    FileState,
+    Origin,
+    build_split,
+    list_states,
+    name_with_hash,
+)
 from preprocess.copies import Photo, find_copies, group_copies
 from preprocess.photo_hash import OnHashed, hash_photos
 from preprocess.shard_task import SOURCE
@@ -117,7 +125,13 @@ def add_photos(
     if problems:
         raise UserError("\n  - ".join(["cannot add photographs:", *problems]))
     split = build_split(paths, labels, np.concatenate(rows), states, shuffle_seed=seed)
-    return replace(catalog, splits=catalog.splits | {"train": split}, origins=origins, notes=notes)
+    return replace(
+        catalog,
+        splits=catalog.splits | {"train": split},
+        origins=origins,
+        notes=notes,
+        asked=catalog.asked | {"--add": ", ".join(map(name_with_hash, sorted(files)))},
+    )
 
 
 def refuse_copies(
@@ -198,7 +212,7 @@ def _read_table(file: Path, class_names: tuple[str, ...]) -> _Table:
                 table.complain("lines without a file or a label", line)
                 continue
             path = posixpath.normpath(path)
-            if path.startswith(("../", "/")) or path in ("..", "."):
+            if path.startswith(("../", "/")) or path in ("..", ".") or "\0" in path:
                 table.complain("paths that leave the folder of the CSV", repr(path))
                 continue
             if name not in label_of:
@@ -242,6 +256,9 @@ def _dict_reader(stream: IO[str], file: Path) -> csv.DictReader[str]:
                 f"{file} has no {what} column: its header is {','.join(columns[:12]) or 'nothing'!r}"
                 f", expected file,label or, for {what}, one of {', '.join(wanted)}"
             )
+        twice = next((name for name in wanted if columns.count(name) > 1), None)
+        if twice is not None:
+            raise UserError(f"{file} has {columns.count(twice)} columns {twice!r}, expected one")
     reader.fieldnames = columns
     return reader
 

@@ -6,6 +6,7 @@ as any other, so that every promise of a shard set holds, resuming included.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import tarfile
@@ -19,8 +20,8 @@ import numpy as np
 
 from preprocess.catalog import Catalog, FileState, Origin, SplitCatalog, build_split
 from preprocess.folder_layout import SPLIT_FOLDERS
-from shards.errors import UserError, unknown_name
-from shards.format import LABEL_DIGITS, SPLITS
+from shards.errors import ShardError, UserError, unknown_name
+from shards.format import LABEL_DIGITS, SPLITS, Manifest
 from shards.user_paths import require_regular_file
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -104,6 +105,7 @@ def read_webdataset(
             *_unseen_classes(names, catalogs),
         ],
         origins=origins,
+        asked={"--seed": str(seed)},
     )
 
 
@@ -126,6 +128,8 @@ def read_names(file: Path) -> tuple[str, ...]:
 
 
 def _names_in(folder: Path) -> tuple[str, ...] | None:
+    with contextlib.suppress(ShardError):  # no shard set, or its manifest is of no use
+        return Manifest.read(folder).class_names
     found = next((folder / name for name in NAMES_FILES if (folder / name).is_file()), None)
     return None if found is None else read_names(found)
 

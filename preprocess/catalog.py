@@ -67,11 +67,13 @@ class Origin:
             OSError: It is not there, may not be read, or is no regular file (a pipe would wait
                 for ever).
         """
-        if not stat.S_ISREG(self.file.stat().st_mode):
+        if not stat.S_ISREG(os.stat(self.file).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(self.file))
-        with self.file.open("rb") as file:
+        with open(self.file, "rb", buffering=0) as file:
+            if self.size is None:
+                return file.readall()
             file.seek(self.offset)
-            return file.read(-1 if self.size is None else self.size)
+            return file.read(self.size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +93,8 @@ class Catalog:
     """By path: photographs that are no files of their own below ``root``, or were added to it."""
     excluded: dict[str, str] = field(default_factory=dict)
     """By path: training photographs to leave out, and why."""
+    asked: dict[str, str] = field(default_factory=dict)
+    """By option: what decided all this besides ``root``; named where it changes."""
 
     def origin(self, path: str) -> Origin:
         """Where a photograph's bytes lie."""
@@ -142,6 +146,11 @@ def build_split(
         times=np.array([state.time for state in states], np.int64)[order],
         rows=place[rows],
     )
+
+
+def name_with_hash(file: Path) -> str:
+    """A table's name, and the start of the SHA-256 of its content: tells its versions apart."""
+    return f"{file.name} ({hashlib.sha256(file.read_bytes()).hexdigest()[:12]})"
 
 
 def list_states(root: Path, paths: list[str]) -> list[FileState]:

@@ -15,6 +15,7 @@ from shards.writer import write_file
 
 TILE_PX = 240
 CAPTION_PX = 44
+LEGEND_PX = 60
 GAP_PX = 10
 PAIRS_A_ROW = 2
 QUALITY = 85
@@ -35,8 +36,18 @@ def draw_sheet(file: Path, copies: Sequence[Copy], read: ReadPhoto) -> None:
     pairs = [_pair(copy, read) for copy in copies]
     pairs += [np.full_like(pairs[0], PAPER)] * (-len(pairs) % PAIRS_A_ROW)
     rows = [np.hstack(pairs[at : at + PAIRS_A_ROW]) for at in range(0, len(pairs), PAIRS_A_ROW)]
-    _, encoded = cv2.imencode(".jpg", np.vstack(rows), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    sheet = np.vstack([_legend(rows[0].shape[1]), *rows])
+    _, encoded = cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     write_file(file, encoded.tobytes())
+
+
+def _legend(width: int) -> Pixels:
+    """What the captions say, once above all pairs."""
+    strip = np.full((LEGEND_PX, width, 3), PAPER, np.uint8)
+    _write(strip, "under each photograph: its split, its class, its file; in red where", 18, INK)
+    _write(strip, "the two of a pair differ. exact: the same bytes; near, N of 64: their", 34, INK)
+    _write(strip, "perceptual hashes differ in N of 64 bits, the fewer the more alike", 50, INK)
+    return strip
 
 
 def _pair(copy: Copy, read: ReadPhoto) -> Pixels:
@@ -48,8 +59,8 @@ def _pair(copy: Copy, read: ReadPhoto) -> Pixels:
     for photo, note in ((copy.a, f"  {how}"), (copy.b, "")):
         caption = np.full((CAPTION_PX, TILE_PX, 3), PAPER, np.uint8)
         _write(caption, photo.split + note, 12, split)
-        _write(caption, photo.label, 26, label)
-        _write(caption, photo.path.rpartition("/")[2], 40, INK)
+        _write(caption, _shortened(photo.label), 26, label)
+        _write(caption, _shortened(photo.path.rpartition("/")[2]), 40, INK)
         tiles.append(np.vstack([_tile(photo, read), caption]))
     pair = np.hstack(tiles)
     border = (GAP_PX, GAP_PX, GAP_PX, GAP_PX)
@@ -76,9 +87,13 @@ def _tile(photo: Photo, read: ReadPhoto) -> Pixels:
     return tile
 
 
+def _shortened(text: str) -> str:
+    if len(text) <= CAPTION_CHARS:
+        return text
+    return f"{text[: CAPTION_CHARS - 12]}..{text[-10:]}"
+
+
 def _write(image: Pixels, text: str, baseline: int, colour: tuple[int, int, int]) -> None:
     # OpenCV's own font knows ASCII alone, and needs no font file.
     text = text.encode("ascii", "replace").decode()
-    if len(text) > CAPTION_CHARS:
-        text = f"{text[: CAPTION_CHARS - 12]}..{text[-10:]}"
     cv2.putText(image, text, (4, baseline), cv2.FONT_HERSHEY_SIMPLEX, 0.38, colour, 1, cv2.LINE_AA)

@@ -121,6 +121,7 @@ def read_csv_layout(folder: Path, *, seed: int, max_missing: float | None) -> Ca
             for split, table in tables.items()
         },
         notes=_notes(tables, class_names),
+        asked={"--seed": str(seed)},
     )
 
 
@@ -150,6 +151,12 @@ def _read_rows(reader: _Reader, table: _Table, name: str) -> None:
             "expected image_path,label or filepath,label"
         )
         return
+    for column in (header[path_at], header[label_at]):
+        if header.count(column) > 1:
+            table.problems.append(
+                f"{name} has {header.count(column)} columns {column!r}, expected one"
+            )
+            return
     for row in reader:
         if len(row) > max(path_at, label_at):
             table.add(row[path_at], row[label_at].strip(), reader.line_num)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from preprocess.catalog import Catalog
+from preprocess.catalog import Catalog, name_with_hash
 from preprocess.copies import Copy, Group, Photo, group_copies, read_copies
 from shards.errors import UserError
 from shards.rejects import EXCLUDED
@@ -47,6 +47,7 @@ def exclude_copies(catalog: Catalog, file: Path) -> Catalog:
         catalog,
         excluded=catalog.excluded | excluded,
         notes=[*catalog.notes, f"{note}: {shares}" if shares else note],
+        asked=catalog.asked | {"--exclude": name_with_hash(file)},
     )
 
 

@@ -75,6 +75,7 @@ def read_folder_layout(data: Path, *, seed: int) -> Catalog:
             if split in found
         },
         notes=notes,
+        asked={"--seed": str(seed)},
     )
 
 

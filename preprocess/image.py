@@ -10,7 +10,7 @@ import io
 import threading
 import zlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import imagesize
@@ -19,12 +19,12 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
+from preprocess.encode import Subsampling, encode_jpeg
 from preprocess.jpeg_header import JpegHeader, read_jpeg_header
-from preprocess.rejected import RejectedImage, damaged_jpeg
+from preprocess.rejected import RejectedImage, damaged_jpeg, too_large
 from shards.writer import npy_bytes
 
 Store = Literal["jpeg", "raw"]
-Subsampling = Literal["420", "422", "444"]
 How = Literal["passed_through", "resized", "converted"]
 Pixels = npt.NDArray[np.uint8]
 Moment = tuple[float, float, float]
@@ -34,7 +34,11 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 _scratch = threading.local()
 
+STATISTICS_ROWS = 128
+"""Statistics look at evenly spaced rows of a higher image, this many or more: neighbours are alike."""
+
 JPEG_START = b"\xff\xd8\xff"
+SMALLEST = {"min_height": 1, "min_width": 1}
 REDUCING_GAP = 2  # decode at no less than twice the target: what Pillow's thumbnail() uses
 
 
@@ -72,6 +76,8 @@ class ImageOptions:
 
     def store_of(self, path: str) -> Store:
         """In which form a photograph is stored: decided by its name alone, so always the same."""
+        if self.raw_share in (0, 1):
+            return "raw" if self.raw_share else "jpeg"
         share = zlib.crc32(path.encode(errors="surrogateescape")) / 2**32
         return "raw" if share < self.raw_share else "jpeg"
 
@@ -98,12 +104,14 @@ class StoredImage:
     height: int
     how: How
     original: Original
-    mean: Moment
-    """Of each RGB channel, in [0, 1]."""
-    mean_square: Moment
+    mean: Moment | None
+    """Of each RGB channel, in [0, 1]; None where nobody asked."""
+    mean_square: Moment | None
 
 
-def store_image(data: bytes, options: ImageOptions, store: Store = "jpeg") -> StoredImage:
+def store_image(
+    data: bytes, options: ImageOptions, store: Store = "jpeg", *, statistics: bool = True
+) -> StoredImage:
     """Decode strictly, and pass through, resize or convert.
 
     A baseline YCbCr JPEG that is small enough and upright passes through byte for byte; everything
@@ -113,53 +121,79 @@ def store_image(data: bytes, options: ImageOptions, store: Store = "jpeg") -> St
         data: The file's content.
         options: Size and quality.
         store: As a JPEG, or as an array.
+        statistics: Look at the pixels: needs more than the proof that they decode.
 
     Raises:
         RejectedImage: It is no image, too large, or does not decode without a complaint.
     """
     if not data:
         raise RejectedImage("empty file")
-    is_jpeg = data.startswith(JPEG_START)
-    width, height = imagesize.get(io.BytesIO(data))
-    if width <= 0 or height <= 0:
-        raise RejectedImage("damaged JPEG header" if is_jpeg else "not an image")
-    if width * height > options.max_pixels:
-        raise RejectedImage(f"too large: more than {options.max_pixels} pixels")
-    passable, quality = False, None
-    if is_jpeg:
-        header = read_jpeg_header(data)
+    quality = None
+    if data.startswith(JPEG_START):
+        header = read_jpeg_header(data, options.max_pixels)
+        width, height, quality = header.width, header.height, header.quality
+        if header.passable and options.scale(width, height) == 1.0 and store == "jpeg":
+            return _passed_through(data, header, statistics)
         rgb = _decode_jpeg(data, header, min_short_side=REDUCING_GAP * options.short_side)
-        passable, quality = header.passable, header.quality
         rgb = _upright(rgb, header.orientation)
     else:
+        width, height = imagesize.get(io.BytesIO(data))
+        if width <= 0 or height <= 0:
+            raise RejectedImage("not an image")
+        if width * height > options.max_pixels:
+            raise too_large(options.max_pixels)
         rgb = _decode_other(data)  # OpenCV applies EXIF here itself
-    if (rgb.shape[1] > rgb.shape[0]) != (width > height):  # imagesize 2 heeds EXIF, 1 does not
+    # A header says how the pixels lie in the file; imagesize 2 heeds EXIF, 1 does not.
+    if (rgb.shape[1] > rgb.shape[0]) != (width > height):
         width, height = height, width
     original = Original(width=width, height=height, jpeg_quality=quality)
     scale = options.scale(rgb.shape[1], rgb.shape[0])
-    if passable and scale == 1.0 and store == "jpeg":
-        return _stored(rgb, data, "jpg", "passed_through", original)
     how: How = "converted"
     if scale < 1.0:
         rgb, how = _resize(rgb, scale), "resized"
     rgb = np.ascontiguousarray(rgb)
     if store == "raw":
-        return _stored(rgb, npy_bytes(rgb), "npy", how, original)
-    payload = simplejpeg.encode_jpeg(
-        rgb, quality=options.quality, colorspace="RGB", colorsubsampling=options.subsampling
+        return _stored(rgb, npy_bytes(rgb), "npy", how, original, statistics)
+    payload = encode_jpeg(rgb, options.quality, options.subsampling)
+    return _stored(rgb, payload, "jpg", how, original, statistics)
+
+
+def _passed_through(data: bytes, header: JpegHeader, statistics: bool) -> StoredImage:
+    """A file that stays as it is, once it has proved to decode.
+
+    Whatever the size and the upsampling of what comes out, libjpeg reads every coefficient and
+    complains alike; so the proof takes the cheapest form, and statistics the second cheapest.
+    """
+    rgb = _decode_strictly(data, fastupsample=True, **({} if statistics else SMALLEST))
+    mean, mean_square = _moments(rgb) if statistics else (None, None)
+    width, height = header.width, header.height
+    return StoredImage(
+        payload=data,
+        extension="jpg",
+        width=width,
+        height=height,
+        how="passed_through",
+        original=Original(width=width, height=height, jpeg_quality=header.quality),
+        mean=mean,
+        mean_square=mean_square,
     )
-    return _stored(rgb, payload, "jpg", how, original)
+
+
+def _decode_strictly(data: bytes, **how: Any) -> Pixels:
+    """What simplejpeg decodes, refusing what libjpeg would patch up."""
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(data, **how)
+    except ValueError as error:
+        raise damaged_jpeg(error) from None
+    return pixels
 
 
 def _decode_jpeg(data: bytes, header: JpegHeader, min_short_side: int) -> Pixels:
-    """``(H, W, 3)`` RGB, refusing what libjpeg would patch up; much larger files come scaled."""
+    """``(H, W, 3)`` RGB; much larger files come scaled."""
     space = "CMYK" if header.colorspace in ("CMYK", "YCCK") else "RGB"
-    try:
-        pixels: Pixels = simplejpeg.decode_jpeg(
-            data, colorspace=space, min_height=min_short_side, min_width=min_short_side
-        )
-    except ValueError as error:
-        raise damaged_jpeg(error) from None
+    pixels = _decode_strictly(
+        data, colorspace=space, min_height=min_short_side, min_width=min_short_side
+    )
     if space == "RGB":
         return pixels
     inks = pixels if header.adobe else 255 - pixels  # Adobe stores inks inverted
@@ -199,9 +233,14 @@ def _resize(rgb: Pixels, scale: float) -> Pixels:
 
 
 def _stored(
-    rgb: Pixels, payload: bytes, extension: Literal["jpg", "npy"], how: How, original: Original
+    rgb: Pixels,
+    payload: bytes,
+    extension: Literal["jpg", "npy"],
+    how: How,
+    original: Original,
+    statistics: bool,
 ) -> StoredImage:
-    mean, mean_square = _moments(rgb)
+    mean, mean_square = _moments(rgb) if statistics else (None, None)
     return StoredImage(
         payload=payload,
         extension=extension,
@@ -215,16 +254,19 @@ def _stored(
 
 
 def _moments(rgb: Pixels) -> tuple[Moment, Moment]:
-    """Mean and mean square of each channel, in [0, 1].
+    """Mean and mean square of each channel, in [0, 1], over :data:`STATISTICS_ROWS` or more rows.
 
     Of separate planes, kept from image to image: twice as fast as ``cv2.meanStdDev``.
     """
-    pixels = rgb.shape[0] * rgb.shape[1]
-    if pixels > getattr(_scratch, "pixels", 0):
-        _scratch.planes = np.empty((3, 1, pixels), np.uint8)
-        _scratch.pixels = pixels
-    planes = [plane[:, :pixels] for plane in _scratch.planes]
-    cv2.split(rgb.reshape(1, pixels, 3), planes)
-    sums = [cv2.norm(plane, cv2.NORM_L1) / (pixels * 255) for plane in planes]
-    squares = [cv2.norm(plane, cv2.NORM_L2SQR) / (pixels * 255**2) for plane in planes]
+    step = max(1, len(rgb) // STATISTICS_ROWS)
+    rows = rgb[(len(rgb) - 1) % step // 2 :: step]  # as far from the one edge as from the other
+    height, width = rows.shape[:2]
+    if height * width > getattr(_scratch, "pixels", 0):
+        _scratch.pixels = height * width
+        _scratch.planes = np.empty((3, height * width), np.uint8)
+    planes = [plane[: height * width].reshape(height, width) for plane in _scratch.planes]
+    cv2.split(rows, planes)
+    whole = height * width * 255
+    sums = [cv2.norm(plane, cv2.NORM_L1) / whole for plane in planes]
+    squares = [cv2.norm(plane, cv2.NORM_L2SQR) / (whole * 255) for plane in planes]
     return (sums[0], sums[1], sums[2]), (squares[0], squares[1], squares[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -9,8 +10,12 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from preprocess.rejected import damaged_jpeg
+from preprocess.rejected import RejectedImage, damaged_jpeg, too_large
 
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Markers that start a frame, whatever its process (ITU-T T.81, table B.1)."""
+_segment_start = struct.Struct(">BBH").unpack_from  # 0xFF, marker, length
+_frame_start = struct.Struct(">BHH").unpack_from  # bits, height, width
 PASSABLE_SUBSAMPLING = ("444", "422", "420", "440")
 
 # The luminance table of the JPEG standard (ITU-T T.81, table K.1), at which quality is 50.
@@ -41,6 +46,9 @@ TABLE_SUMS = np.array([_table_sum(quality) for quality in range(1, 101)])
 class JpegHeader:
     """The facts that decide how a JPEG is decoded and whether it may stay as it is."""
 
+    width: int
+    """As its pixels lie in the file [px]."""
+    height: int
     colorspace: str
     """As libjpeg names it: ``YCbCr``, ``RGB``, ``Gray``, ``CMYK``, ``YCCK``."""
     subsampling: str
@@ -64,29 +72,32 @@ class JpegHeader:
         )
 
 
-def read_jpeg_header(data: bytes) -> JpegHeader:
+def read_jpeg_header(data: bytes, max_pixels: int) -> JpegHeader:
     """Read the segments before the first scan.
 
     Raises:
-        RejectedImage: libjpeg cannot read the header.
+        RejectedImage: It promises more than ``max_pixels``, or libjpeg cannot read it.
     """
-    try:
-        _, _, colorspace, subsampling = simplejpeg.decode_jpeg_header(data)
-    except ValueError as error:
-        raise damaged_jpeg(error) from None
-    baseline, adobe, orientation = False, False, 1
+    width, height, baseline, adobe, orientation = 0, 0, False, False, 1
     quality: int | None = None
     at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        segment = data[at + 4 : at + 2 + length]
+    last = len(data) - 4
+    while at <= last:
+        prefix, marker, length = _segment_start(data, at)
+        if prefix != 0xFF:
+            break
         if marker == 0xFF:  # fill byte
             at += 1
             continue
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:  # these have no content
+            at += 2
+            continue
         if marker == 0xDA:  # start of scan: pixels follow
             break
-        if marker in (0xC0, 0xC1):  # sequential Huffman, 8 bit
-            baseline = segment[:1] == b"\x08"
+        segment = data[at + 4 : at + 2 + length]
+        if marker in FRAMES and len(segment) >= 5:
+            bits, height, width = _frame_start(segment)
+            baseline = marker in (0xC0, 0xC1) and bits == 8
         elif marker == 0xDB and quality is None:  # the first table is that of luminance
             quality = _estimate_quality(segment)
         elif marker == 0xEE and segment.startswith(b"Adobe"):
@@ -94,7 +105,15 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
         elif marker == 0xE1 and segment.startswith(b"Exif\0\0"):
             orientation = _exif_orientation(segment)
         at += 2 + length
-    return JpegHeader(colorspace, subsampling, baseline, adobe, orientation, quality)
+    if not width or not height:
+        raise RejectedImage("damaged JPEG header")
+    if width * height > max_pixels:  # libjpeg would not look at a header without a scan
+        raise too_large(max_pixels)
+    try:
+        height, width, colorspace, subsampling = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise damaged_jpeg(error) from None
+    return JpegHeader(width, height, colorspace, subsampling, baseline, adobe, orientation, quality)
 
 
 @lru_cache  # a camera or a site uses few tables

@@ -20,15 +20,17 @@ import PIL
 import simplejpeg
 
 from preprocess.catalog import Catalog
+from preprocess.encode import ENCODER
 from preprocess.image import ImageOptions
 from preprocess.shard_task import UNREAD, ShardTask, pack_shard, shard_tasks
 from shards.commands import describe_os_error
 from shards.errors import JobError, UserError
 from shards.format import MANIFEST_NAME, WORK_NAME, FileInfo, Manifest, index_name, shard_name
-from shards.job import Job, JobSplit, drop_work, hold_work, open_job
+from shards.job import Job, JobSplit, drop_work, hold_work, open_job, refuse_other_job
 from shards.merge import finish_job
 from shards.photo_times import TIMES_NAME, read_times, write_times
 from shards.shard_report import ShardReport, is_whole
+from shards.slices import note_slices
 
 OnProgress = Callable[[ShardTask, ShardReport, bool], None]
 """Called with each shard that is done; the flag is False for one of an earlier run."""
@@ -69,7 +71,7 @@ def pack(
     job = describe_job(catalog, options, tasks)
     if (out / MANIFEST_NAME).exists():
         manifest = Manifest.read(out)
-        job.refuse_difference(Job.of_manifest(manifest), out)
+        refuse_other_job(out, job)
         _refuse_changed(catalog, out)
         _restore(tasks, manifest, executor, on_progress)
         return manifest
@@ -98,12 +100,18 @@ def pack_slice(
     tasks = list(shard_tasks(catalog, out, options))
     job = describe_job(catalog, options, tasks)
     if (out / MANIFEST_NAME).exists():
-        job.refuse_difference(Job.of_manifest(Manifest.read(out)), out)
+        refuse_other_job(out, job)
         _refuse_changed(catalog, out)
         return
     with open_job(out, job, _job_splits(catalog), alone=False):
         index, count = part
+        note_slices(out, count)
         _run(tasks[index::count], executor, on_progress)
+
+
+def refuse_unfit(catalog: Catalog, out: Path, options: ImageOptions) -> None:
+    """Raise :class:`UserError` where :func:`pack` would before it does anything."""
+    refuse_other_job(out, describe_job(catalog, options, list(shard_tasks(catalog, out, options))))
 
 
 def describe_job(catalog: Catalog, options: ImageOptions, tasks: list[ShardTask]) -> Job:
@@ -111,7 +119,7 @@ def describe_job(catalog: Catalog, options: ImageOptions, tasks: list[ShardTask]
     return Job(
         class_names=catalog.class_names,
         options=asdict(options),
-        source={"layout": catalog.layout, "digest": catalog.digest()},
+        source={"layout": catalog.layout, "digest": catalog.digest(), "asked": catalog.asked},
         versions=codec_versions(),
         shards={name: sum(task.split == name for task in tasks) for name in catalog.splits},
     )
@@ -137,6 +145,7 @@ def codec_versions() -> dict[str, str]:
         "opencv": cv2.__version__,
         "pillow": PIL.__version__,
         "simplejpeg": simplejpeg.__version__,
+        "encoder": ENCODER,
     }
 
 

@@ -18,6 +18,7 @@ from preprocess.pack import (
     expected_bytes,
     pack,
     pack_slice,
+    refuse_unfit,
     shown,
 )
 from preprocess.shard_task import ShardTask
@@ -113,6 +114,7 @@ def announce(catalog: Catalog, data: Path, out: Path, options: ImageOptions, wor
             )
     for note in catalog.notes:
         click.echo(f"note: {note}")
+    refuse_unfit(catalog, out, options)
     if (out / MANIFEST_NAME).exists():
         return
     needed = expected_bytes(catalog, options)

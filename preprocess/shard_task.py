@@ -105,7 +105,12 @@ def pack_shard(task: ShardTask) -> ShardReport:
                 if path in task.excluded:
                     raise RejectedImage(task.excluded[path])
                 data = _read(origin)
-                image = store_image(data, task.options, task.options.store_of(path))
+                image = store_image(
+                    data,
+                    task.options,
+                    task.options.store_of(path),
+                    statistics=task.split == "train",
+                )
             except RejectedImage as reason:
                 rejected.append((path, str(reason)))
                 continue
@@ -153,9 +158,10 @@ def _read(origin: Origin) -> bytes:
 
 
 def _add_moments(moments: npt.NDArray[np.float64], image: StoredImage, repeats: int) -> None:
-    both = np.array([image.mean, image.mean_square])
-    moments[0] += both
-    moments[1] += both * repeats
+    if image.mean is not None:
+        both = np.array((image.mean, image.mean_square))
+        moments[0] += both
+        moments[1] += both * repeats
 
 
 def _count_original(sums: Counter[str], original: Original) -> None:

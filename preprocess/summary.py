@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.format import Manifest
-from shards.machine import human_bytes, human_time
+from shards.machine import counted, human_bytes, human_time
 from shards.reader import ShardSet
 from shards.rejects import EXCLUDED
 
@@ -34,7 +34,7 @@ def summary(manifest: Manifest, out: Path, seconds: float) -> str:
             f"{name:<6}{split.rows:>9,} rows from {split.files:,} files"
             f"{f' (x{split.repetition:.2f})' if split.rows != split.files else ''}, "
             f"{split.files - split.samples:,} {left_out}, {human_bytes(split.bytes)} in "
-            f"{split.shards} shards"
+            f"{counted(split.shards, 'shard')}"
         )
     train = manifest.splits["train"]
     if train.rows > train.files and train.samples:

@@ -12,7 +12,7 @@ import click
 
 from shards.commands import HELP, run
 from shards.errors import JobError, UserError, unknown_name
-from shards.machine import allowed_cores, human_bytes
+from shards.machine import allowed_cores, counted, human_bytes
 from shards.rejects import max_rejected_option
 from shards.settings import require_path
 from shards.user_paths import USER_PATH
@@ -61,7 +61,7 @@ def verify_command(shards: Path | None, decode: bool, threads: int | None) -> No
     for problem in problems:
         click.echo(f"{problem.file}: {problem.what}\n  {problem.remedy}")
     if problems:
-        raise JobError(f"{directory}: {len(problems)} problems")
+        raise JobError(f"{directory}: {counted(len(problems), 'problem')}")
     samples = sum(split.samples for split in shard_set.manifest.splits.values())
     decoded = ", every image decodes" if decode else ""
     click.echo(
@@ -111,6 +111,10 @@ def cat_command(shards: Path, key: int, split: str) -> None:
     from shards.format import key_name
     from shards.reader import ShardSet
 
+    if sys.stdout.isatty():
+        raise UserError(
+            f"an image is no text for a terminal: > {key_name(key)}.jpg writes it to a file"
+        )
     with ShardSet(shards).split(split, verify="always") as opened:
         found = np.flatnonzero(opened.samples["key"] == key)
         if not len(found):

@@ -59,13 +59,26 @@ class Job:
             for name in sorted({*ours, *theirs})
             if ours.get(name) != theirs.get(name)
         ]
-        if self.source != made.source:
-            differences.append("other photographs, labels or splits than now")
+        digests = [(source["layout"], source["digest"]) for source in (self.source, made.source)]
+        if digests[0] != digests[1]:
+            differences += _asked_differently(self.source, made.source) or [
+                "other photographs, labels or splits than now"
+            ]
         if differences:
             raise UserError(
                 f"{directory} holds a shard set made differently ({'; '.join(differences)}); "
                 "choose another folder with --out, or remove that one"
             )
+
+
+def _asked_differently(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """The options, besides those of the images, that differ between two sources."""
+    here, there = ours.get("asked", {}), theirs.get("asked", {})
+    return [
+        f"{name} {there.get(name, 'not given')} there, {here.get(name, 'not given')} now"
+        for name in sorted({*here, *there})
+        if here.get(name) != there.get(name)
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +107,7 @@ def open_job(
         UserError: The folder is a file, holds something else or another job, or is being packed.
     """
     work = directory / WORK_NAME
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"{directory} is a file, expected a folder for the shard set")
-    if directory.exists() and not work.exists() and any(directory.iterdir()):
-        raise UserError(f"{directory} is not empty and holds no shard set; choose another folder")
+    _refuse_other_content(directory)
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -122,6 +132,30 @@ def open_job(
             for leftover in [*directory.glob("*.tmp"), *work.glob("*.tmp")]:
                 leftover.unlink(missing_ok=True)  # of a killed run
         yield
+
+
+def refuse_other_job(directory: Path, job: Job) -> None:
+    """Raise :class:`UserError` where a folder holds a set made differently, or something else.
+
+    Raises:
+        ShardError: The manifest, or the record of the job, is damaged.
+    """
+    if (directory / MANIFEST_NAME).exists():
+        job.refuse_difference(Job.of_manifest(Manifest.read(directory)), directory)
+        return
+    _refuse_other_content(directory)
+    if (directory / WORK_NAME / JOB_NAME).exists():
+        job.refuse_difference(read_job(directory), directory)
+
+
+def _refuse_other_content(directory: Path) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} is a file, expected a folder for the shard set")
+    work = directory / WORK_NAME
+    if work.exists() and not work.is_dir():
+        raise UserError(f"{work} is a file, expected the folder of unfinished work; remove it")
+    if directory.exists() and not work.exists() and any(directory.iterdir()):
+        raise UserError(f"{directory} is not empty and holds no shard set; choose another folder")
 
 
 @contextmanager

@@ -64,6 +64,11 @@ def free_disk(path: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
+def counted(count: int, what: str) -> str:
+    """``1 -> '1 shard'``, ``2000 -> '2,000 shards'``."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 def human_bytes(count: float) -> str:
     """``1536 -> '1.5 kB'``; powers of 1000, as disks are sold."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -33,6 +33,7 @@ from shards.job import (
 from shards.photo_times import write_times
 from shards.rejects import EXCLUDED, describe_too_many
 from shards.shard_report import ShardReport
+from shards.slices import missing_tasks
 from shards.writer import publish, write_rejected
 
 REPACK = "run the packing command again"
@@ -125,14 +126,16 @@ def _read_reports(directory: Path, job: Job) -> dict[str, list[ShardReport]]:
         for shard in range(count):
             report = ShardReport.read(directory, name, shard)
             if report is None:
-                missing.append(f"{name} {shard}")
+                missing.append((name, shard))
             else:
                 reports[name].append(report)
     if missing:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        names = [f"{name} {shard}" for name, shard in missing]
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        tasks = missing_tasks(directory, job, missing)
         raise ShardError(
             f"{directory}: {len(missing)} of {sum(job.shards.values())} shards are not packed yet "
-            f"({shown}); {REPACK}, it makes those alone"
+            f"({shown}); {REPACK}{f' with {tasks}' if tasks else ''}, it makes those alone"
         )
     return reports
 

@@ -213,7 +213,8 @@ class Split:
             with path.open("rb") as file:
                 opened = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-            raise ShardError(f"cannot open shard {path}: {error}; pack the set again") from None
+            why = getattr(error, "strerror", None) or error
+            raise ShardError(f"cannot open shard {path}: {why}; pack the set again") from None
         if len(opened) != expected:
             raise ShardError(
                 f"{path} has {len(opened)} bytes, the manifest says {expected}; pack the set again"

@@ -1,4 +1,4 @@
-"""Per-machine defaults for paths: environment variables and ``local.toml``.
+"""Per-machine defaults: environment variables and ``local.toml``.
 
 Precedence: command line, then ``HYPHAE_DATA_DIR``, ``HYPHAE_SHARDS_DIR`` and ``HYPHAE_LOG_DIR``,
 then ``local.toml`` (the current folder's, else the one beside the packages). Relative paths in
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from shards.errors import UserError, unknown_name
 
@@ -23,6 +24,8 @@ KEYS = {
     "shards_dir": "shard folder",
     "log_dir": "folder for runs",
 }
+TABLES = ("train",)
+"""Tables of ``local.toml`` that a command reads by itself."""
 CODE_ROOT = Path(__file__).resolve().parents[1]
 CODE_PACKAGES = ("shards", "preprocess", "loaders", "train", "bench", "tests")
 
@@ -37,6 +40,26 @@ def path_setting(key: str) -> Path | None:
         return None
     value = _read_local_toml(file).get(key)
     return None if value is None else file.parent / Path(value).expanduser()
+
+
+def local_table(name: str) -> tuple[dict[str, Any], Path | None]:
+    """A table of ``local.toml`` (one of :data:`TABLES`), empty where there is none, and the file."""
+    file = _local_toml()
+    return ({} if file is None else _read_local_toml(file).get(name, {})), file
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        UserError: It cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not valid TOML: {error}") from None
 
 
 def require_path(key: str, given: Path | None, on_command_line: str) -> Path:
@@ -74,14 +97,14 @@ def _local_toml() -> Path | None:
     return None
 
 
-def _read_local_toml(file: Path) -> dict[str, str]:
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not valid TOML: {error}") from None
+def _read_local_toml(file: Path) -> dict[str, Any]:
+    content = read_toml(file)
     for key, value in content.items():
-        if key not in KEYS:
-            raise UserError(f"{file}: {unknown_name('setting', key, KEYS)}")
-        if not isinstance(value, str):
+        if key in TABLES:
+            if not isinstance(value, dict):
+                raise UserError(f"{file}: {key} must be a table, [{key}]; got {value!r}")
+        elif key not in KEYS:
+            raise UserError(f"{file}: {unknown_name('setting', key, [*KEYS, *TABLES])}")
+        elif not isinstance(value, str):
             raise UserError(f"{file}: {key} must be a path in quotes, got {value!r}")
     return content

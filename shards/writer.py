@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from shards.early_storing import start_storing
 from shards.format import (
     LABEL_DIGITS,
     MANIFEST_NAME,
@@ -33,6 +34,8 @@ from shards.format import (
 )
 
 BLOCK = tarfile.BLOCKSIZE
+PIECE = 2**20
+"""Bytes of a tar that are hashed and written at a time: still in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,20 +193,19 @@ class _TarWriter:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
+        self._pieces: list[bytes] = []
+        self._pending = 0
         self.sha256 = hashlib.sha256()
         self.size = 0
 
     def add(self, members: list[tuple[str, bytes]]) -> list[int]:
         """Append members and return the offset of the data of each."""
-        pieces: list[bytes] = []
         offsets: list[int] = []
-        at = self.size
         for name, data in members:
-            padding = -len(data) % BLOCK
-            pieces += (tar_header(name, len(data)), data, bytes(padding))
-            offsets.append(at + BLOCK)
-            at += BLOCK + len(data) + padding
-        self._write(b"".join(pieces))
+            offsets.append(self.size + BLOCK)
+            self._append(tar_header(name, len(data)), data, bytes(-len(data) % BLOCK))
+        if self._pending >= PIECE:
+            self._write()
         return offsets
 
     def __enter__(self) -> _TarWriter:
@@ -212,13 +214,22 @@ class _TarWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Two empty blocks end a tar, which is filled up to whole records."""
         if kind is None:
-            self._write(bytes(2 * BLOCK))
-            self._write(bytes(-self.size % tarfile.RECORDSIZE))
+            self._append(bytes(2 * BLOCK))
+            self._append(bytes(-self.size % tarfile.RECORDSIZE))
+            self._write()
 
-    def _write(self, data: bytes) -> None:
-        self.sha256.update(data)
-        self.size += len(data)
-        self._file.write(data)
+    def _append(self, *pieces: bytes) -> None:
+        self._pieces += pieces
+        added = sum(map(len, pieces))
+        self._pending += added
+        self.size += added
+
+    def _write(self) -> None:
+        piece = b"".join(self._pieces)
+        self._pieces, self._pending = [], 0
+        self.sha256.update(piece)
+        self._file.write(piece)
+        start_storing(self._file.fileno(), self.size - len(piece), len(piece))
 
 
 def tar_header(name: str, size: int) -> bytes:

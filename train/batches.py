@@ -10,14 +10,15 @@ from loaders.batch import Loader
 from loaders.config import LoaderConfig
 from loaders.factory import create_loader
 from shards.reader import ShardSet
+from train.config import TrainConfig
 from train.distributed import rank, size
-from train.recipes import TrainConfig
+from train.few_batches import FewBatches
 from train.resolve import Resolved
 
 
 def train_loader(config: TrainConfig, resolved: Resolved, shards: Path) -> Loader:
     """Augmented, shuffled batches of the train split."""
-    return create_loader(
+    loader = create_loader(
         LoaderConfig(
             shards=shards,
             url=resolved.url,
@@ -43,6 +44,17 @@ def train_loader(config: TrainConfig, resolved: Resolved, shards: Path) -> Loade
             threads=resolved.threads,
         )
     )
+    if config.is_trial:
+        return FewBatches(loader, config.overfit_batches or 1, config.batch_size)
+    return loader
+
+
+def val_loader(config: TrainConfig, resolved: Resolved, shards: Path) -> Loader:
+    """What a run is judged by after each epoch."""
+    if config.overfit_batches is not None:
+        return train_loader(config, resolved, shards)
+    loader = eval_loader(config, resolved, shards, "val")
+    return FewBatches(loader, 1, config.batch_size) if config.fast_dev_run else loader
 
 
 def eval_loader(config: TrainConfig, resolved: Resolved, shards: Path, split: str) -> Loader:

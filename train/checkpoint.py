@@ -17,14 +17,17 @@ from typing import Any
 
 import torch
 
+from preprocess.image import ImageOptions
 from shards.errors import JobError, UserError
 from shards.machine import free_disk
 from shards.writer import atomic_file
+from train.config import TrainConfig
 from train.models import Classifier, create_model
 from train.plain import from_plain
-from train.recipes import TrainConfig
 
 CHECKPOINT_VERSION = 1
+MARK = "hyphae_checkpoint"
+"""What the version is saved under."""
 LAST, BEST = "last.pt", "best.pt"
 NEARLY_FULL = 1 << 30
 """Free bytes under which a failed write is put down to a full disk."""
@@ -44,6 +47,8 @@ class Progressed:
     best_epoch: int = 0
     """Counted from 1; 0 before the first evaluation."""
     best_miou: float = -1.0
+    temperature: float = 0.0
+    """Of the best epoch's probabilities, fitted on val; 0 where none was."""
     seconds: float = 0.0
     """Spent in all sessions up to the last checkpoint."""
     loss_sum: float = 0.0
@@ -64,6 +69,8 @@ class TrainedOn:
 
     directory: str
     fingerprint: str
+    packing: ImageOptions | None = None
+    """How its photographs were stored; in old checkpoints None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,9 +114,27 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         JobError: The disk is full.
     """
     complete = _complete(path)
+    save_plain(complete, {MARK: CHECKPOINT_VERSION, **content}, instead_of=path)
+    if path.exists():
+        path.replace(previous(path))
+    complete.replace(path)
+    _sync_folder(path.parent)
+
+
+def save_plain(path: Path, content: dict[str, Any], instead_of: Path | None = None) -> None:
+    """Write tensors and plain data as they are, all or nothing.
+
+    Args:
+        path: The file.
+        content: What to write.
+        instead_of: The file that it is going to replace, where that is not ``path``.
+
+    Raises:
+        JobError: The disk is full.
+    """
     try:
-        with atomic_file(complete) as file:
-            torch.save({"hyphae_checkpoint": CHECKPOINT_VERSION, **content}, file)
+        with atomic_file(path) as file:
+            torch.save(content, file)
     except (OSError, RuntimeError) as error:  # torch's archive writer wraps what the disk refused
         if isinstance(error, OSError):
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -117,14 +142,11 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
             full = free_disk(path.parent) <= NEARLY_FULL
         if not full:
             raise
-        kept = f"; the checkpoint before it is kept ({path})" if path.exists() else ""
+        replaced = instead_of or path
+        kept = f"; the checkpoint before it is kept ({replaced})" if replaced.exists() else ""
         raise JobError(
-            f"cannot write {path}: the disk is full{kept}; free some room, then go on with --resume"
+            f"cannot write {replaced}: the disk is full{kept}; free some room, then go on with --resume"
         ) from error
-    if path.exists():
-        path.replace(previous(path))
-    complete.replace(path)
-    _sync_folder(path.parent)
 
 
 def _complete(path: Path) -> Path:
@@ -212,9 +234,7 @@ def load_content(path: Path) -> dict[str, Any]:
     Raises:
         UserError: No such file, damaged, or not a checkpoint of ours.
     """
-    if not path.is_file():
-        raise DamagedCheckpoint(f"no checkpoint {path}")
-    _check_archive(path)
+    check_archive(path)
     try:
         with warnings.catch_warnings(action="ignore"):  # torch's, before its error says the same
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -226,20 +246,25 @@ def load_content(path: Path) -> dict[str, Any]:
     except Exception as error:  # a parser of foreign bytes raises whatever it meets
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is damaged or no checkpoint: {first_line}") from None
-    version = content.get("hyphae_checkpoint") if isinstance(content, dict) else None
+    version = content.get(MARK) if isinstance(content, dict) else None
     if version != CHECKPOINT_VERSION:
         raise UserError(
             f"{path} is not a checkpoint of this hyphae (version {version!r}, expected "
             f"{CHECKPOINT_VERSION})"
         )
-    return {name: each for name, each in content.items() if name != "hyphae_checkpoint"}
+    return {name: each for name, each in content.items() if name != MARK}
 
 
-def _check_archive(path: Path) -> None:
+def check_archive(path: Path) -> None:
     """Refuse what is no zip archive, and one whose content does not match its check sums.
 
     torch itself checks no sums: most flipped bits would load without a word.
+
+    Raises:
+        DamagedCheckpoint: No such file, no archive, or damaged.
     """
+    if not path.is_file():
+        raise DamagedCheckpoint(f"no checkpoint {path}")
     damaged: str | None = "the archive itself"
     try:
         if not zipfile.is_zipfile(path):

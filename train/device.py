@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from shards.errors import UserError
+from train.config import Precision, Switch
 from train.distributed import local_rank, local_size, rank, size
-from train.recipes import Precision, Switch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NVIDIA_SMI_TIMEOUT_S = 10

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from shards.errors import Interrupted, JobError, UserError
 from shards.progress import silence
-from train.recipes import TrainConfig
+from train.config import TrainConfig
 
 T = TypeVar("T")
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -160,10 +160,24 @@ def of_each(state: torch.Tensor) -> torch.Tensor:
     return torch.stack(rows)
 
 
+def from_each(value: T) -> list[T]:
+    """What each process has, by rank; plain data and tensors on the CPU."""
+    if size() == 1:
+        return [value]
+    box: list[T | None] = [None] * size()
+    dist.all_gather_object(box, value)
+    return box  # type: ignore[return-value]
+
+
 def share_sizes(images: int) -> list[int]:
     """How many images of a global batch each rank takes; see :meth:`loaders.plan.Plan.batches`."""
     ends = [images * each // size() for each in range(size() + 1)]
     return [end - start for start, end in pairwise(ends)]
+
+
+def share_start(images: int) -> int:
+    """Place of this rank's first image in a global batch."""
+    return sum(share_sizes(images)[: rank()])
 
 
 def largest_share(images: int) -> int:

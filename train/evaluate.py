@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import click
 
 from shards.commands import HELP, run
-from shards.errors import UserError
 from train.interrupt import importing
+from train.writable import check_writable
 
 
 @click.command(context_settings=HELP)
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--split", default="test", help="Which split: train, val or test.")
 @click.option(
     "--shards",
@@ -22,34 +21,48 @@ from train.interrupt import importing
     help="Shard set.  [default: that of the run]",
 )
 @click.option(
+    "--species",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Species table: CSV with the columns of train/data/species.csv.  [default: that file]",
+)
+@click.option(
     "--json",
     "json_file",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
-    help="Also write JSON here.",
+    help="Write everything here: also intervals, every class, confusion matrix, price of caution.",
 )
-def main(checkpoint: Path, split: str, shards: str | None, json_file: Path | None) -> None:
-    """Evaluate CHECKPOINT (a .pt file, or a run folder for its best one) on a split.
+def main(
+    checkpoints: tuple[Path, ...],
+    split: str,
+    shards: str | None,
+    species: Path | None,
+    json_file: Path | None,
+) -> None:
+    """Evaluate CHECKPOINTS on a split; several make one table beside the published results.
 
-    Settings are those of the run: image size, precision, batch size, threads.
+    Each is a .pt file, a run folder (its best one), or a checkpoint of the course (.ckpt, .pth).
+    Settings are those of the run, of a course's checkpoint those of the baseline recipe. The
+    temperature of the probabilities is fitted on val.
     """
     if json_file is not None:
-        _check_folder_of(json_file)
+        check_writable("--json", json_file)
     with importing():
-        from train.evaluation import evaluate_checkpoint
+        from train.checkpoint import checkpoint_file
+        from train.comparison import comparison_table
+        from train.course import load_trained
+        from train.full_evaluation import evaluate_in_full
 
-    result = evaluate_checkpoint(checkpoint, split, shards)
+    if len(checkpoints) > 1:
+        for each in checkpoints:  # the last is refused before the work on the first
+            load_trained(checkpoint_file(each))
+    say_all = len(checkpoints) == 1
+    rows = [evaluate_in_full(each, split, shards, species, say_all=say_all) for each in checkpoints]
+    if len(rows) > 1:
+        click.echo("\n".join(comparison_table([each.compared for each in rows])))
     if json_file is not None:
-        row = {"checkpoint": str(checkpoint), "split": split, **result.as_dict()}
-        json_file.write_text(json.dumps(row, indent=1) + "\n")
-
-
-def _check_folder_of(file: Path) -> None:
-    """Raise :class:`UserError` where a file could not be made after all the work."""
-    folder = file.absolute().parent
-    if not folder.is_dir():
-        raise UserError(f"--json {file}: no folder {folder}")
-    if not file.exists() and not os.access(folder, os.W_OK):
-        raise UserError(f"--json {file}: {folder} cannot be written; choose another place")
+        results = [each.content for each in rows]
+        content = results if len(results) > 1 else results[0]
+        json_file.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

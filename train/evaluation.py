@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, pad
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from loaders.batch import Loader
-from shards.errors import JobError, UserError
+from shards.errors import JobError
 from shards.format import Manifest
 from shards.progress import Progress
-from shards.reader import ShardSet
-from shards.settings import path_setting
 from train.batches import eval_loader
-from train.checkpoint import Checkpoint, checkpoint_file, load_checkpoint, model_from_checkpoint
-from train.distributed import largest_share, same_buffers, total
+from train.config import TrainConfig
+from train.distributed import from_each, largest_share, same_buffers, total
 from train.metrics import Scores, absent_classes, scores
+from train.outputs import Outputs, joined
 from train.published import incomparable, published_table
-from train.recipes import TrainConfig
-from train.resolve import Resolved, resolve
-from train.source import ShardSource, recorded_source, shard_source
+from train.resolve import Resolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +35,8 @@ class Evaluation:
     loss: float
     """Mean cross entropy, without label smoothing."""
     seconds: float
+    outputs: Outputs | None = None
+    """Image by image, where they were asked for."""
 
     @property
     def images(self) -> int:
@@ -62,6 +59,17 @@ class Evaluation:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A checkpoint that was evaluated, and whether the published row may stand beside it."""
+
+    checkpoint: str
+    arch: str
+    result: Evaluation
+    not_beside: str | None
+    """Why it must not; None if it may."""
+
+
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
@@ -70,6 +78,7 @@ def evaluate(
     num_classes: int,
     *,
     pad_to: int | None = None,
+    keep_outputs: bool = False,
     after_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Run a model over every sample of a split once, each process over its share.
@@ -80,6 +89,7 @@ def evaluate(
         resolved: Device and precision.
         num_classes: K.
         pad_to: Images of a rank to which short batches are padded: a compiled model sees one shape.
+        keep_outputs: Whether the result holds the logits of every image.
         after_batch: Called after each batch; may raise.
 
     Raises:
@@ -90,6 +100,7 @@ def evaluate(
     start = time.perf_counter()
     matrix = MulticlassConfusionMatrix(num_classes).to(resolved.device)
     loss_sum = torch.zeros((), device=resolved.device)
+    kept: list[Outputs] = []
     with (
         closing(loader.epoch(0)) as batches,
         Progress("evaluating", loader.samples_per_epoch, "img") as progress,
@@ -107,13 +118,30 @@ def evaluate(
                 logits = model(images)[:count].float()
             loss_sum += cross_entropy(logits, batch.labels, reduction="sum")
             matrix.update(logits.argmax(1), batch.labels)
+            if keep_outputs:
+                kept.append(Outputs(logits, batch.labels, batch.ids))
             progress.update(count)
             after_batch()
     confusion = matrix.compute().cpu()  # torchmetrics sums it over all processes
     images_seen = int(confusion.sum())
     if images_seen != loader.samples_per_epoch:
         raise JobError(f"evaluated {images_seen} images, expected {loader.samples_per_epoch}")
-    return Evaluation(confusion, float(total(loss_sum)) / images_seen, time.perf_counter() - start)
+    return Evaluation(
+        confusion,
+        float(total(loss_sum)) / images_seen,
+        time.perf_counter() - start,
+        all_outputs(kept) if keep_outputs else None,
+    )
+
+
+def all_outputs(kept: list[Outputs]) -> Outputs:
+    """Those of all processes, in the order of the split."""
+    shares = from_each([joined(kept)] if kept else [])
+    outputs = joined([each for share in shares for each in share])
+    if len(shares) > 1:
+        order = outputs.ids.argsort()
+        outputs = Outputs(outputs.logits[order], outputs.labels[order], outputs.ids[order])
+    return outputs
 
 
 def evaluate_split(
@@ -124,61 +152,24 @@ def evaluate_split(
     split: str,
     num_classes: int,
     after_batch: Callable[[], None] = lambda: None,
+    *,
+    keep_outputs: bool = False,
 ) -> Evaluation:
     """Open a split, evaluate a (possibly compiled) model on it, close it again."""
     loader = eval_loader(config, resolved, shards, split)
     try:
         pad_to = largest_share(config.batch_size) if resolved.compile else None
         return evaluate(
-            model, loader, resolved, num_classes, pad_to=pad_to, after_batch=after_batch
+            model,
+            loader,
+            resolved,
+            num_classes,
+            pad_to=pad_to,
+            keep_outputs=keep_outputs,
+            after_batch=after_batch,
         )
     finally:
         loader.close()
-
-
-def evaluate_checkpoint(path: Path, split: str, shards: str | None) -> Evaluation:
-    """Evaluate a checkpoint (or a run folder's best one) as its run would, and print the row.
-
-    Raises:
-        UserError: There is no such checkpoint or shard set, or they do not belong together.
-        JobError: The weights are spoiled.
-    """
-    file = checkpoint_file(path)
-    saved = load_checkpoint(file)
-    where = recorded_source(shards, saved.shards.directory)
-    if shards is None and not Path(where).is_dir():  # it was moved: to where this machine has its
-        where = str(path_setting("shards_dir") or where)
-    with shard_source(where) as source:
-        return _evaluate_on(source, split, saved, file)
-
-
-def _evaluate_on(source: ShardSource, split: str, saved: Checkpoint, file: Path) -> Evaluation:
-    manifest = ShardSet(source.directory).manifest
-    if manifest.class_names != saved.class_names:
-        raise UserError(
-            f"{source} has {manifest.num_classes} classes, the checkpoint was trained on "
-            f"{len(saved.class_names)} others; pass the shard set of its run with --shards"
-        )
-    model = model_from_checkpoint(saved, file)
-    resolved = resolve(saved.config, source.url)
-    for name, value in resolved.to_dict().items():
-        if (before := saved.resolved.get(name)) != value:
-            click.echo(f"note: {name} is {value} here, the run had {before}")
-    if manifest.fingerprint != saved.shards.fingerprint:
-        click.echo(f"note: {source} is not the shard set of the run")
-    network = prepare_model(model, resolved)
-    if resolved.compile:
-        network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
-    result = evaluate_split(
-        network, saved.config, resolved, source.directory, split, manifest.num_classes
-    )
-    click.echo(result_row(split, result))
-    if not math.isfinite(result.loss):
-        raise JobError(f"{file}: the loss is {result.loss}, so its weights are spoiled")
-    if split == "test":
-        for line in published_lines(manifest, saved.config):
-            click.echo(line)
-    return result
 
 
 def prepare_model(model: nn.Module, resolved: Resolved) -> nn.Module:
@@ -204,10 +195,16 @@ def published_lines(manifest: Manifest, config: TrainConfig) -> list[str]:
     published = published_table().get(config.arch)
     if published is None:
         return []
-    reason = incomparable(manifest, config.image_size)
-    if config.classes or config.holdout:
-        reason = "a part of the classes"
-    if reason is not None:
+    if reason := not_beside(manifest, config, "test"):
         return [f"published {config.arch}: different data, not comparable ({reason})"]
     row = Scores(oa=published.oa, mf1=published.mf1, miou=published.miou)
     return [f"published {config.arch}: {row}"]
+
+
+def not_beside(manifest: Manifest, config: TrainConfig, split: str) -> str | None:
+    """Why a result must not stand beside the published one."""
+    if split != "test":
+        return f"split {split}, the published results are of test"
+    if config.classes or config.holdout:
+        return "a part of the classes"
+    return incomparable(manifest, config.image_size)

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
 from shards.errors import UserError
 from shards.settings import path_setting, refuse_code_folder
-from train.recipes import TrainConfig
+from train.config import TrainConfig
 
 LOCK = ".lock"
 
@@ -56,6 +57,13 @@ def new_folder(folder: Path | None, config: TrainConfig) -> Iterator[Path]:
     with held(made):
         _refuse_content(made)
         yield made
+
+
+@contextmanager
+def throwaway_folder() -> Iterator[Path]:
+    """The folder of a trial, among the system's temporary ones; it goes away with all in it."""
+    with TemporaryDirectory(prefix="hyphae-fast-dev-run-") as made:
+        yield Path(made)
 
 
 @contextmanager

@@ -16,18 +16,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from loaders.batch import Batch, Loader
 from shards.errors import Interrupted, JobError
 from shards.machine import human_time
 from shards.progress import Progress
+from train.calibration import fit_temperature
 from train.checkpoint import BEST, LAST, Progressed, save_checkpoint
+from train.config import TrainConfig
 from train.distributed import (
     agree,
     is_first,
     largest_share,
     of_each,
+    share_start,
     size,
     total,
 )
@@ -35,7 +37,9 @@ from train.evaluation import Evaluation, evaluate
 from train.interrupt import GO_ON, SAVE, TIME_LIMIT_CODE, Stopped, StopRequest
 from train.log import RunLog
 from train.models import Classifier
-from train.recipes import TrainConfig
+from train.objective import prepare
+from train.profiling import profiled
+from train.record import epoch_pictures, epoch_values, first_batch_pictures, step_values
 from train.resolve import Resolved
 from train.safety import Safety
 from train.schedule import cosine_per_epoch
@@ -68,6 +72,8 @@ class Session:
     safety: Safety = field(default_factory=Safety)
     done: Progressed = field(default_factory=Progressed)
     started: float = field(default_factory=time.perf_counter)
+    profile: bool = False
+    """Whether the next epoch is profiled."""
     saved_at: float = field(default_factory=time.monotonic)
     saved_step: int = 0
 
@@ -121,6 +127,7 @@ def fit(session: Session) -> None:
                 session.resolved,
                 session.num_classes,
                 pad_to=largest_share(config.batch_size) if session.resolved.compile else None,
+                keep_outputs=True,
                 after_batch=lambda: save_or_stop(session, session.asked()),
             )
         except Stopped as stop:
@@ -135,6 +142,7 @@ def train_epoch(session: Session) -> None:
         Stopped: It was asked to; ``session.done`` says how far it came.
     """
     config, resolved, done = session.config, session.resolved, session.done
+    class_names = session.facts["class_names"]
     session.parallel.train()
     exact = torch.float32 if resolved.device.type == "mps" else torch.float64
     # What all processes have so far stands on the first; in 53 bits, no order of adding shows.
@@ -147,28 +155,40 @@ def train_epoch(session: Session) -> None:
         Progress(label, session.train.samples_per_epoch, "img", initial=done.images) as progress,
     ):
         start = time.perf_counter()
-        for batch in _timed(batches, done):
-            images = images_of_step(session)
-            with resolved.autocast():
-                if len(batch):
-                    logits = session.parallel(batch.images)
-                    loss = cross_entropy(
-                        logits, batch.labels, label_smoothing=config.label_smoothing
-                    )
-                else:
-                    loss = loss_of_nothing(session)
+        steps = _timed(batches, done)
+        if session.profile:
+            left = session.train.steps_per_epoch - done.step
+            steps = profiled(steps, left, session.log.folder, session.log.say)
+            session.profile = False
+        for batch in steps:
+            count = images_of_step(session)
+            if len(batch):
+                images, target = prepare(
+                    batch,
+                    config,
+                    epoch=0 if config.is_trial else done.epoch,  # always the same pixels
+                    first_position=done.step * config.batch_size + share_start(count),
+                )
+                if not done.samples_seen:
+                    pictures = first_batch_pictures(images, batch.labels, class_names)
+                    session.log.figures(0, pictures)
+                with resolved.autocast():
+                    loss = target.loss(session.parallel(images), config.label_smoothing)
+            else:
+                loss = loss_of_nothing(session)
             if size() > 1:  # DDP averages over processes; this makes it the mean over images
-                loss = loss * (len(batch) * size() / images)
+                loss = loss * (len(batch) * size() / count)
             session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             session.scaler.step(session.optimizer)
             session.scaler.update()
             session.optimizer.zero_grad(set_to_none=True)
 
-            loss_sum += loss.detach() * (images / size())
+            loss = loss.detach() * (count / size())
+            loss_sum += loss
             done.step += 1
-            done.images += images
-            done.samples_seen += images
-            progress.update(images)
+            done.images += count
+            done.samples_seen += count
+            progress.update(count)
             asked = session.asked()
             if (
                 asked != GO_ON
@@ -177,6 +197,10 @@ def train_epoch(session: Session) -> None:
             ):
                 done.loss_sum = float(total(loss_sum))  # waits for the device
                 check_finite(session)
+                values = step_values(
+                    float(total(loss)) / count, learning_rate(session), config.image_size
+                )
+                session.log.step(done.samples_seen, values)
             if asked != GO_ON:
                 now = time.perf_counter()
                 done.train_s, start = done.train_s + now - start, now
@@ -204,6 +228,12 @@ def loss_of_nothing(session: Session) -> torch.Tensor:
     return logits.float().sum() * 0.0
 
 
+def learning_rate(session: Session) -> float:
+    """Of the step under way."""
+    rate: float = session.optimizer.param_groups[0]["lr"]
+    return rate
+
+
 def finish_epoch(session: Session, val: Evaluation) -> None:
     """Say and record how the epoch went, keep the best, save."""
     config, done = session.config, session.done
@@ -216,28 +246,23 @@ def finish_epoch(session: Session, val: Evaluation) -> None:
     is_best = val.scores.miou > done.best_miou
     if is_best:
         done.best_epoch, done.best_miou = done.epoch, val.scores.miou
-    images_per_s = done.images / done.train_s
-    waiting = done.wait_s / done.train_s
-    train_loss = done.loss_sum / done.images
+        done.temperature = fit_temperature(val.outputs) if val.outputs else 0.0
+    values = epoch_values(
+        done,
+        val,
+        lr=learning_rate(session),
+        image_size=config.image_size,
+        device=session.resolved.device,
+    )
     left = (config.epochs - done.epoch) * (done.train_s + val.seconds)
     session.log.say(
-        f"epoch {done.epoch:>3}/{config.epochs}  train loss {train_loss:.4f}  "
+        f"epoch {done.epoch:>3}/{config.epochs}  train loss {values['train/loss']:.4f}  "
         f"val loss {val.loss:.4f}  {val.scores}  {'best' if is_best else '    '}  "
-        f"{images_per_s:,.0f} img/s  data wait {waiting:.0%}  {human_time(left)} left"
+        f"{values['train/images_per_s']:,.0f} img/s  data wait {values['train/data_wait']:.0%}  "
+        f"{human_time(left)} left"
     )
-    session.log.metrics(
-        done.epoch,
-        {
-            "train/loss": train_loss,
-            "train/lr": session.optimizer.param_groups[0]["lr"],
-            "train/images_per_s": images_per_s,
-            "train/data_wait": waiting,
-            "val/loss": val.loss,
-            **{f"val/{name}": value for name, value in val.scores.as_dict().items()},
-            "val/seconds": val.seconds,
-            "samples_seen": done.samples_seen,
-        },
-    )
+    session.log.metrics(done.epoch, done.samples_seen, values)
+    session.log.figures(done.samples_seen, epoch_pictures(val, session.facts["class_names"]))
     done.step, done.images = 0, 0
     done.loss_sum = done.train_s = done.wait_s = 0.0
     # A kill between the two loses nothing: last.pt then holds the weights of the best epoch.

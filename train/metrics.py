@@ -1,4 +1,4 @@
-"""The three scores, from one confusion matrix.
+"""The three scores and those of each class, from one confusion matrix; top-k from logits.
 
 With C the matrix (rows: true class, columns: predicted class) and, for a class c, TP = C[c, c],
 FN = row sum - TP, FP = column sum - TP:
@@ -49,6 +49,58 @@ def scores(confusion: torch.Tensor) -> Scores:
     iou = hits[occurs] / union[occurs]
     f1 = 2 * hits[occurs] / (union[occurs] + hits[occurs])
     return Scores(oa=float(hits.sum() / total), mf1=float(f1.mean()), miou=float(iou.mean()))
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScores:
+    """Of each class, ``(K,)`` float64 in [0, 1]; NaN where it is 0 / 0.
+
+    So recall is NaN for a class without image, precision for one that is never predicted, F1 and
+    IoU for one that is neither (scikit-learn: ``zero_division=nan``).
+    """
+
+    precision: torch.Tensor
+    """TP / (TP + FP)."""
+    recall: torch.Tensor
+    """TP / (TP + FN)."""
+    f1: torch.Tensor
+    iou: torch.Tensor
+    support: torch.Tensor
+    """``(K,)`` int64, images of the class."""
+    predicted: torch.Tensor
+    """``(K,)`` int64, images that were taken for it."""
+
+
+def class_scores(confusion: torch.Tensor) -> ClassScores:
+    """Scores of each class of a ``(K, K)`` integer confusion matrix, rows true."""
+    counts = confusion.double().cpu()
+    hits, support, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    return ClassScores(
+        precision=hits / predicted,
+        recall=hits / support,
+        f1=2 * hits / (support + predicted),
+        iou=hits / (support + predicted - hits),
+        support=support.long(),
+        predicted=predicted.long(),
+    )
+
+
+def merged(confusion: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """A confusion matrix with classes put together: ``(K, K)`` -> ``(G, G)``.
+
+    Args:
+        confusion: Rows true, columns predicted.
+        groups: ``(K,)`` int64, the group of each class, from 0 to G - 1.
+    """
+    size = int(groups.max()) + 1
+    rows = confusion.new_zeros(size, confusion.shape[1]).index_add_(0, groups, confusion)
+    return confusion.new_zeros(size, size).index_add_(1, groups, rows)
+
+
+def in_top(logits: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Tensor:
+    """``(N,)`` bool: whether the true class is among the ``k`` with the highest logits."""
+    best = logits.topk(min(k, logits.shape[1]), dim=1).indices
+    return (best == labels[:, None]).any(1)
 
 
 def absent_classes(confusion: torch.Tensor) -> int:

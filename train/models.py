@@ -15,8 +15,8 @@ from torch import nn
 
 from shards.errors import UserError, unknown_name
 from shards.machine import available_memory, human_bytes
+from train.config import TrainConfig
 from train.distributed import share_sizes, size
-from train.recipes import TrainConfig
 
 TIMM = "timm:"
 """Before the name of an architecture: timm's, where torchvision has one of that name too."""

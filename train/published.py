@@ -32,6 +32,8 @@ class PublishedRow:
     oa: float
     seconds: int
     """Training time of 20 epochs on the course's server (one 48 GB GPU)."""
+    file: str
+    """Of the published weights."""
 
     @property
     def images_per_s(self) -> float:
@@ -50,6 +52,7 @@ def published_table() -> dict[str, PublishedRow]:
             mf1=float(row["test_mf1"]) / 100,
             oa=float(row["test_oa"]) / 100,
             seconds=_seconds(row["training_time"]),
+            file=row["file"],
         )
         for row in csv.DictReader(text.splitlines())
     }

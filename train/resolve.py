@@ -10,9 +10,10 @@ import torch
 from loaders.config import Backend
 from loaders.factory import choose_backend
 from shards.machine import allowed_cores
+from train.config import TrainConfig
+from train.deterministic import set_deterministic
 from train.device import DTYPES, choose_compile, choose_device, choose_precision
 from train.distributed import local_size
-from train.recipes import TrainConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +90,7 @@ def resolve(config: TrainConfig, url: str | None = None) -> Resolved:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True  # few shapes, thousands of steps
+    set_deterministic(config.deterministic)
     return Resolved(
         device=device,
         precision=precision,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import shlex
+import sys
 import time
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,16 +21,19 @@ from shards.errors import Interrupted, JobError, ShardError, UserError
 from shards.format import Manifest
 from shards.machine import human_time
 from shards.reader import ShardSet
-from train.batches import count_eval_images, eval_loader, train_loader
+from train.batches import count_eval_images, train_loader, val_loader
 from train.checkpoint import (
     BEST,
     LAST,
     Checkpoint,
+    Progressed,
     checked_content,
     has_checkpoint,
     load_checkpoint,
     load_last,
 )
+from train.config import TrainConfig
+from train.deterministic import refusals_as_job_errors
 from train.distributed import (
     check_processes,
     from_first,
@@ -38,21 +45,23 @@ from train.distributed import (
 from train.estimate import estimate
 from train.evaluation import (
     Evaluation,
+    evaluate,
     evaluate_split,
     prepare_model,
     published_lines,
     result_row,
 )
-from train.folder import check_new_folder, default_folder, held, new_folder
+from train.folder import check_new_folder, default_folder, held, new_folder, throwaway_folder
 from train.interrupt import GO_ON, SAVE, Stopped, StopRequest
 from train.log import CONFIG, SUMMARY, RunLog
 from train.loop import Session, create_optimizer, fit, resume_command, save
 from train.models import check_arch, check_batch, check_fit, create_model
-from train.recipes import TrainConfig
+from train.record import final_pictures, final_values, hyperparameters
 from train.resolve import resolve
 from train.restore import check_same_set, restore
 from train.safety import Safety
 from train.source import ShardSource, recorded_source, shard_source
+from train.wandb_log import WandbRun, check_wandb
 
 
 def start_run(
@@ -72,7 +81,16 @@ def start_run(
     check_arch(config.arch)
     source = ShardSource(shards) if isinstance(shards, Path) else shards
     manifest = ShardSet(source.directory).manifest
-    return _run(config, source, manifest, new_folder(folder, config), safety or Safety())
+    safety = safety or Safety()
+    if not config.fast_dev_run:
+        return _run(config, source, manifest, new_folder(folder, config), safety)
+    config = replace(config, epochs=1)
+    if folder is not None:
+        return _run(config, source, manifest, new_folder(folder, config), safety)
+    try:
+        return _run(config, source, manifest, throwaway_folder(), safety)
+    except Interrupted as stop:
+        raise Interrupted("fast dev run: stopped, nothing was kept", stop.exit_code) from None
 
 
 def resume_run(
@@ -119,11 +137,13 @@ def _run(
         check_shards(shards, manifest)
     check_batch(config)
     check_processes(config)
+    if config.wandb:
+        check_wandb()
     resolved = resolve(config, source.url)
     torch.manual_seed(config.seed)
     with ExitStack() as opened:
         train = opened.enter_context(closing(train_loader(config, resolved, shards)))
-        val = opened.enter_context(closing(eval_loader(config, resolved, shards, "val")))
+        val = opened.enter_context(closing(val_loader(config, resolved, shards)))
         model = create_model(config.arch, manifest.num_classes, config.mean, config.std)
         check_fit(model, config, train.samples_per_epoch)
         network = prepare_model(model, resolved)
@@ -134,11 +154,14 @@ def _run(
             averaged = network if alone else torch.compile(averaged, dynamic=False)  # type: ignore[assignment]
         # A folder is made once nothing can be refused.
         folder = from_first(lambda: opened.enter_context(place))
-        epochs_done = saved.progress.epoch if saved else 0
-        record = folder if is_first() else Path(opened.enter_context(TemporaryDirectory()))
-        log = opened.enter_context(closing(RunLog(record, epochs_done)))
         if size() > 1:
             torch.manual_seed(own_seed(config.seed))
+        done = saved.progress if saved else Progressed()
+        record = folder if is_first() else Path(opened.enter_context(TemporaryDirectory()))
+        wandb = WandbRun(folder, config.to_dict()) if config.wandb and is_first() else None
+        log = opened.enter_context(
+            closing(RunLog(record, done.samples_seen, wandb, done.samples_seen - done.images))
+        )
         session = Session(
             config=config,
             resolved=resolved,
@@ -155,6 +178,7 @@ def _run(
             stop=opened.enter_context(StopRequest(safety)),
             facts=_facts(manifest, source, train),
             safety=safety,
+            profile=config.profile,
         )
         try:
             if warning is not None:
@@ -163,9 +187,10 @@ def _run(
                 save(session, LAST)  # shows a full disk, and from here on a kill loses no run
             else:
                 restore(session, saved)
-            _announce(session, manifest, source)
-            fit(session)
-            return _finish(session, manifest, shards)
+            with refusals_as_job_errors():
+                _announce(session, manifest, source)
+                fit(session)
+                return _finish(session, manifest, shards)
         except ShardError as error:
             failed = JobError(f"{error.format_message()}. {_way_on(folder)}")
             _note_end(log, failed)
@@ -210,7 +235,11 @@ def _note_end(log: RunLog, error: UserError) -> None:
 def _facts(manifest: Manifest, source: ShardSource, train: Any) -> dict[str, Any]:
     return {
         "class_names": list(manifest.class_names),
-        "shards": {"directory": str(source), "fingerprint": manifest.fingerprint},
+        "shards": {
+            "directory": str(source),
+            "fingerprint": manifest.fingerprint,
+            "packing": manifest.options,
+        },
         "order_hash": train.order_hash,
         "versions": versions(),
         "world_size": size(),
@@ -236,6 +265,7 @@ def _announce(session: Session, manifest: Manifest, source: ShardSource) -> None
             "config": config.to_dict(),
             "resolved": session.resolved.to_dict(),
             **session.facts,
+            "command": _command(session.log.folder, source),
         },
     )
     parameters = sum(each.numel() for each in session.model.parameters())
@@ -260,6 +290,14 @@ def _announce(session: Session, manifest: Manifest, source: ShardSource) -> None
         )
     if session.resolved.loader == "synthetic":
         say("note: synthetic images: the scores mean nothing, only the speed does")
+    if config.overfit_batches is not None:
+        say(
+            f"note: training on {session.train.samples_per_epoch:,} images alone, and they are val, "
+            "too: the scores say whether the network can learn them by heart, nothing else"
+        )
+    if config.fast_dev_run:
+        say("note: fast dev run: one step, one batch of val; the scores mean nothing")
+        return  # an estimate takes longer than the run
     if session.done.samples_seen:
         say(f"resuming in epoch {session.done.epoch + 1} after step {session.done.step}")
     expected = estimate(session, count_eval_images(config, source.directory, "test"))
@@ -273,24 +311,24 @@ def _over_ranks() -> str:
     return f" over {size()} processes" if size() > 1 else ""
 
 
+def _command(folder: Path, source: ShardSource) -> str:
+    """The command that began the run; of a URL, which may hold a key, without what may be one."""
+    with suppress(OSError, ValueError, KeyError, TypeError):  # a resumed run has it already
+        return str(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["command"])
+    hidden = source.url or "\0"
+    return shlex.join(each.replace(hidden, str(source)) for each in sys.orig_argv)
+
+
 def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any]:
     """Test the best epoch and write the summary."""
     config, done, log = session.config, session.done, session.log
     best = from_first(lambda: load_checkpoint(session.folder / BEST))
     with checked_content(session.folder / BEST):
         session.model.backbone.load_state_dict(best.model)
-    has_test = count_eval_images(config, shards, "test") > 0
+    has_test = not config.is_trial and count_eval_images(config, shards, "test") > 0
     split = "test" if has_test else "val"
     try:
-        result = evaluate_split(
-            session.network,
-            config,
-            session.resolved,
-            shards,
-            split,
-            session.num_classes,
-            after_batch=lambda: _stop_if_asked(session),
-        )
+        result = _evaluate_best(session, shards, split)
     except Stopped as stop:
         raise Interrupted(
             f"stopped before the {split} result; for it: {resume_command(session.folder)}",
@@ -299,6 +337,11 @@ def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any
     seconds = done.seconds + time.perf_counter() - session.started
     summary = _summary(session, manifest, split, result, seconds)
     log.write_json(SUMMARY, summary)
+    log.figures(done.samples_seen, final_pictures(split, result, manifest.class_names))
+    log.result(
+        hyperparameters(config.to_dict(), session.resolved.to_dict()),
+        final_values(split, result, done.best_miou),
+    )
     log.say(
         f"best epoch {done.best_epoch} of {done.epoch} (val mIoU {done.best_miou:.4f}); recipe "
         f"{config.recipe}, {done.samples_seen:,} samples seen in {human_time(seconds)}"
@@ -309,9 +352,10 @@ def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any
     if has_test:
         for line in published_lines(manifest, config):
             log.say(line)
-    log.say(
-        f'evaluate it again: python -m train.evaluate "{session.folder / BEST}" --split {split}'
-    )
+    if not config.is_trial:
+        log.say(
+            f'evaluate it again: python -m train.evaluate "{session.folder / BEST}" --split {split}'
+        )
     return summary
 
 
@@ -319,6 +363,28 @@ def _stop_if_asked(session: Session) -> None:
     """In the final test, where all is saved already."""
     if (asked := session.asked()) not in (GO_ON, SAVE):
         raise Stopped(asked)
+
+
+def _evaluate_best(session: Session, shards: Path, split: str) -> Evaluation:
+    config, resolved = session.config, session.resolved
+    if not config.is_trial:
+        return evaluate_split(
+            session.network,
+            config,
+            resolved,
+            shards,
+            split,
+            session.num_classes,
+            after_batch=lambda: _stop_if_asked(session),
+        )
+    return evaluate(
+        session.network,
+        session.val,
+        resolved,
+        session.num_classes,
+        pad_to=config.batch_size if resolved.compile else None,
+        after_batch=lambda: _stop_if_asked(session),
+    )
 
 
 def _summary(
@@ -340,6 +406,7 @@ def _summary(
         "image_size": config.image_size,
         "sampling": config.sampling,
         "subset": str(config.train_subset),
+        "trial": config.is_trial,
         "num_classes": manifest.num_classes,
         "resolved": session.resolved.to_dict(),
         **{name: session.facts[name] for name in ("shards", "order_hash", "versions")},

@@ -53,6 +53,13 @@ OWN = (
     ),
     Own(name="hyphae, no colour", resample="linear", augment=PLAIN, differs="threads; linear"),
     Own(
+        name="hyphae raw, colour",
+        resample="linear",
+        augment=COLOR,
+        differs="threads; linear; colour as one matrix; stored pixels",
+        raw=True,
+    ),
+    Own(
         name="hyphae raw, no colour",
         resample="linear",
         augment=PLAIN,

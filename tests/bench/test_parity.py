@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from bench.parity import Differences, Tolerance, backends, measure_pixels
 from bench.request import Request
 from bench.result import Report
 from shards.errors import JobError
+from shards.reader import ShardSet
 from train.recipes import create_recipe
 from train.run import start_run
 
@@ -97,3 +100,26 @@ def test_a_model_answers_the_same_whatever_decoded_its_images(
     opencv = answers.find("mIoU: OpenCV")
     assert opencv is not None
     assert opencv.details["label_flips"] == 0
+
+
+@pytest.mark.parametrize(
+    ("split", "classes", "message"),
+    [
+        ("none", None, "has no split 'none'"),
+        ("test", ("one",), "has 3 classes, the checkpoint .* knows 1; pass the shard set"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_before_anything_is_measured(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    split: str, classes: tuple[str, ...] | None, message: str,
+) -> None:  # fmt: skip
+    names = classes or ShardSet(tiny_shards).manifest.class_names
+    saved = SimpleNamespace(class_names=names)
+    monkeypatch.setattr(parity, "load_checkpoint", lambda _: saved)
+    monkeypatch.setattr(parity, "measure_pixels", pytest.fail)
+    file = tmp_path / "some.pt"
+    file.touch()
+    args = ["parity", "--shards", str(tiny_shards), "--checkpoint", str(file), "--split", split]
+    result = CliRunner().invoke(cli, args)
+    assert result.exit_code == 2
+    assert re.search(message, result.output.replace("\n", " "))

@@ -54,12 +54,61 @@ def test_published_rates_follow_from_the_raw_table() -> None:
         assert rows[row["arch"]]["miou"] == pytest.approx(float(row["test_miou"]) / 100)
         cells = line_of(render_table(section), row["arch"]).split()
         assert cells[1:4] == [row["test_miou"], row["test_mf1"], row["test_oa"]]
-        assert f"{implied:,.0f}" in cells
+        assert cells[4:8] == [str(hours), "h", f"{minutes:02d}", "min"]
+        assert cells[8:10] == [f"{implied:,.0f}", row["file"]]
+
+
+@pytest.mark.parametrize(
+    ("arch", "implied"),
+    [
+        ("resnet18", 1242),
+        ("resnet34", 690),
+        ("resnet50", 440),
+        ("resnet101", 229),
+        ("resnet152", 213),
+    ],
+)
+def test_rates_follow_from_the_published_times(arch: str, implied: int) -> None:
+    rows = {row["arch"]: row for row in table_section({}).settings["published"]}
+    assert round(rows[arch]["images_per_s_implied"]) == implied
+
+
+def test_every_figure_of_ours_follows_from_the_measured_rate_and_the_raw_table() -> None:
+    with (REPO / "train" / "data" / "baseline.csv").open(encoding="utf-8") as file:
+        raw = {row["arch"]: row for row in csv.DictReader(file)}
+    settings = {
+        "batch_size": 8, "precision": "fp32", "device": "cpu", "loader": "opencv", "shards": "set"
+    }  # fmt: skip
+    rates = {arch: 10.0 * (at + 1) for at, arch in enumerate(ARCHS)}
+    section = table_section(
+        {
+            arch: Section(
+                name="end_to_end",
+                title="",
+                results=(
+                    Result(name=STEP, repeats=(2 * rate,)),
+                    Result(name=TOGETHER, repeats=(rate,)),
+                ),
+                settings=settings,
+            )
+            for arch, rate in rates.items()
+        }
+    )
+    for arch, rate in rates.items():
+        hours, minutes = map(int, raw[arch]["training_time"].split("h"))
+        implied = 689_520 * 20 / (3600 * hours + 60 * minutes)
+        total = section.find(f"{arch}, 13.79 million images")
+        assert total is not None
+        assert total.median == pytest.approx(689_520 * 20 / rate)
+        hours, minutes = divmod(round(689_520 * 20 / rate) // 60, 60)
+        line = line_of(render_table(section), arch)
+        assert line.endswith(f"{hours} h {minutes:02d} min (extrapolated)")
+        assert float(line.split()[-6].removesuffix("x")) == pytest.approx(rate / implied, abs=0.005)
 
 
 def test_archs_that_were_not_measured_show_a_dash(measured: dict[str, Section]) -> None:
     section = table_section(measured)
-    assert line_of(render_table(section), "resnet101").split()[-2:] == ["-", "-"]
+    assert line_of(render_table(section), "resnet101").split()[-3:] == ["-"] * 3
     for result in section.results:
         assert result.measured == (
             result.name.startswith(("resnet18", "vgg11")) and "million" not in result.name
@@ -80,7 +129,7 @@ def test_the_time_at_the_measured_rate_is_marked_extrapolated(measured: dict[str
 def test_an_arch_that_was_not_published_stands_in_the_table_too(
     measured: dict[str, Section],
 ) -> None:
-    assert line_of(render_table(table_section(measured)), "vgg11").split()[1:6] == ["-"] * 5
+    assert line_of(render_table(table_section(measured)), "vgg11").split()[1:7] == ["-"] * 6
 
 
 def test_the_cautions_are_always_shown(measured: dict[str, Section]) -> None:

@@ -153,6 +153,7 @@ def test_a_name_is_one_word_of_a_command(tmp_path: Path) -> None:
     ("where", "message"),
     [
         ("pipe:cat set/train.tar", r"does not say which file it reads; write \{name\}"),
+        ("https:///set", r"cannot read shards from 'https:///set'; give a folder, http"),
         ("s3://bucket/set", r"cannot read shards from 's3://bucket/set'; give a folder, http"),
     ],
 )

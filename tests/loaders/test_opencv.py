@@ -23,8 +23,11 @@ from loaders.augment import AugmentConfig
 from loaders.batch import Batch
 from loaders.buffers import BatchRing, Scratch
 from loaders.config import LoaderConfig
-from loaders.decode import RegionDecoder, height_stated_at
+from loaders.decode import RegionDecoder
+from loaders.jpeg_rows import find_rows
 from loaders.opencv import OpenCVLoader
+from preprocess.encode import FACTORS as ENCODER_FACTORS
+from preprocess.encode import encode_jpeg
 from shards.errors import ShardError
 from shards.reader import Split
 
@@ -94,25 +97,45 @@ class TestPartialDecoding:
         whole = simplejpeg.decode_jpeg(payload)
         np.testing.assert_array_equal(region, whole[top : bottom + 1, left : right + 1])
 
+    @given(
+        width=st.integers(1, 90),
+        height=st.integers(1, 330),  # more rows of blocks than there are restart markers
+        edges=st.tuples(*[st.floats(0, 1)] * 2),
+        subsampling=st.sampled_from(sorted(ENCODER_FACTORS)),
+    )
+    def test_rows_of_a_packed_jpeg_have_the_pixels_of_the_whole_image(
+        self, photo: Photo, width: int, height: int, edges: tuple[float, float], subsampling: Any
+    ) -> None:
+        payload = encode_jpeg(photo(np.random.default_rng(height), width, height), 90, subsampling)
+        top, bottom = sorted(int(edge * (height - 1)) for edge in edges)
+        region = decoder_of(payload, width, height).region(
+            0, [top, 0, bottom - top + 1, width], [SIZE, SIZE]
+        )
+        np.testing.assert_array_equal(region, simplejpeg.decode_jpeg(payload)[top : bottom + 1])
+
     @pytest.mark.parametrize(
         "options",
         [
             [cv2.IMWRITE_JPEG_RST_INTERVAL, 2],
+            [cv2.IMWRITE_JPEG_RST_INTERVAL, 10],
+            [cv2.IMWRITE_JPEG_RST_INTERVAL, 10, cv2.IMWRITE_JPEG_PROGRESSIVE, 1],
             [cv2.IMWRITE_JPEG_PROGRESSIVE, 1],
             [cv2.IMWRITE_JPEG_OPTIMIZE, 1],
             [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411],
         ],
-        ids=["restart markers", "progressive", "own Huffman tables", "4:1:1"],
-    )
+        ids=["markers inside rows", "after rows", "progressive with markers", "progressive",
+             "own Huffman tables", "4:1:1"],
+    )  # fmt: skip
     def test_other_ways_to_write_a_jpeg_are_no_exception(
         self, photo: Photo, rng: np.random.Generator, options: list[int]
     ) -> None:
         payload = cv2.imencode(".jpg", photo(rng, 150, 130), options)[1].tobytes()
         whole = simplejpeg.decode_jpeg(payload)
         decoder = decoder_of(payload, 150, 130)
-        for bottom in range(1, 131, 3):
-            region = decoder.region(0, [0, 0, bottom, 150], [SIZE, SIZE])
-            np.testing.assert_array_equal(region, whole[:bottom])
+        for at in range(1, 130, 3):
+            for top, bottom in ((0, at), (at, 130)):
+                region = decoder.region(0, [top, 0, bottom - top, 150], [SIZE, SIZE])
+                np.testing.assert_array_equal(region, whole[top:bottom])
 
     def test_what_lies_below_the_region_is_not_decoded(
         self, photo: Photo, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
@@ -130,24 +153,48 @@ class TestPartialDecoding:
         for bottom in (20, 60, 90):
             decoder.region(0, [10, 0, bottom - 10, 100], [SIZE, SIZE])
         assert heights == [22, 62, 90]
+        packed = decoder_of(encode_jpeg(photo(rng, 100, 90), 90, "420"), 100, 90)
+        for top in (17, 18, 49, 50):
+            packed.region(0, [top, 0, 80 - top, 100], [SIZE, SIZE])
+        assert heights[3:] == [82, 66, 50, 34]  # they begin at multiples of 16, two rows before
+
+    @pytest.mark.parametrize("move", [-1, 1])
+    def test_markers_that_do_not_count_on_are_not_entered(
+        self, photo: Photo, rng: np.random.Generator, move: int
+    ) -> None:
+        payload = bytearray(encode_jpeg(photo(rng, 100, 90), 90, "420"))
+        sound = find_rows(memoryview(bytes(payload)), 90)
+        assert sound is not None
+        assert sound.entries is not None
+        assert len(sound.entries) == 7
+        payload[sound.entries[2] - 1] += move
+        odd = find_rows(memoryview(payload), 90)
+        assert odd is not None
+        assert odd.entries is None
 
     def test_a_progressive_jpeg_is_decoded_whole(
         self, photo: Photo, rng: np.random.Generator
     ) -> None:
         file = io.BytesIO()
         Image.fromarray(photo(rng, 50, 40)).save(file, "JPEG", progressive=True)
-        assert height_stated_at(memoryview(file.getvalue()), 40) == -1
+        assert find_rows(memoryview(file.getvalue()), 40) is None
 
     def test_a_header_that_states_another_height_is_left_alone(
         self, photo: Photo, rng: np.random.Generator
     ) -> None:
         payload = memoryview(simplejpeg.encode_jpeg(photo(rng, 50, 40)))
-        assert height_stated_at(payload, 40) > 0
-        assert height_stated_at(payload, 41) == -1
+        assert find_rows(payload, 40) is not None
+        assert find_rows(payload, 41) is None
 
-    @given(st.binary(max_size=60))
-    def test_no_bytes_can_upset_the_search_for_the_height(self, data: bytes) -> None:
-        assert height_stated_at(memoryview(b"\xff\xd8" + data), 10) >= -1
+    @given(data=st.data())
+    def test_no_bytes_can_upset_the_search_for_rows(
+        self, photo: Photo, data: st.DataObject
+    ) -> None:
+        header = bytearray(encode_jpeg(photo(np.random.default_rng(0), 20, 20), 90, "420")[:640])
+        for _ in range(data.draw(st.integers(0, 4))):
+            header[data.draw(st.integers(2, len(header) - 1))] = data.draw(st.integers(0, 255))
+        find_rows(memoryview(header)[: data.draw(st.integers(0, len(header)))], 20)
+        find_rows(memoryview(b"\xff\xd8" + data.draw(st.binary(max_size=60))), 10)
 
     def test_an_array_is_viewed_in_the_map_and_not_copied(
         self, tiny_dataset: Path, pack_set: PackSet, tmp_path: Path

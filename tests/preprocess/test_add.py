@@ -243,6 +243,14 @@ BAD = {
     ),
     "no file column": ("species,url\nBoletus edulis,x\n", r"has no file column: its header is"),
     "no label column": ("file,url\na.jpg,x\n", r"has no label column: its header is 'file,url'"),
+    "two file columns": (
+        "file,File,label\na.jpg,b.jpg,Boletus edulis\n",
+        r"more\.csv has 2 columns 'file', expected one$",
+    ),
+    "a name with a zero byte": (
+        "file,label\na\0.jpg,Boletus edulis\n",
+        r"1 paths that leave the folder of the CSV: 'a\\x00\.jpg'",
+    ),
     "no rows": ("file,label\n", r"lists no photographs"),
     "a path out of the folder": (
         "file,label\n../a.jpg,Boletus edulis\n",
@@ -295,6 +303,13 @@ def test_the_command_adds_and_says_so(
     assert "  added to train: 2 of gbif, 2 of inat\n" in done.stdout
     again = run_command("preprocess", tiny_dataset, *arguments, "--add", sources[1])
     assert "set is complete already, made of the same; nothing to do\n" in again.stdout
+    fewer = run_command("preprocess", tiny_dataset, *arguments)
+    assert fewer.returncode == 2
+    first, second = sources[0].name, sources[1].name
+    assert re.search(
+        rf"\(--add {first} \(\w+\), {second} \(\w+\) there, {first} \(\w+\) now\); choose",
+        fewer.stderr,
+    )
 
 
 def test_an_unknown_class_ends_the_command_with_one_line_and_leaves_nothing(

@@ -191,13 +191,18 @@ def test_lost_shards_are_made_again_as_in_packing(foreign: Path, tmp_path: Path)
 
 
 def test_a_shard_set_of_ours_can_be_adopted(tiny_shards: Path, tmp_path: Path) -> None:
-    names = Manifest.read(tiny_shards).class_names
-    manifest = adopt(tiny_shards, tmp_path / "set", names=names)
-    assert manifest.class_names == names
+    manifest = adopt(tiny_shards, tmp_path / "set")
+    assert manifest.class_names == Manifest.read(tiny_shards).class_names
     with ShardSet(tiny_shards).split("val") as ours, ShardSet(tmp_path / "set").split("val") as new:
         assert new.labels.tolist() == ours.labels.tolist()
         assert new.payload(0).tobytes() == ours.payload(0).tobytes()
         assert new.metadata(0)["json"] == ours.metadata(0)
+
+
+def test_a_manifest_of_something_else_gives_no_class_names(foreign: Path, tmp_path: Path) -> None:
+    names = adopt(foreign, tmp_path / "without").class_names
+    (foreign / "manifest.json").write_text('{"name": "an application", "version": 2}')
+    assert adopt(foreign, tmp_path / "with").class_names == names
 
 
 def bad(folder: Path, tars: dict[str, list[tuple[str, bytes]]]) -> None:

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from preprocess.audit import Audit, audit, photos_of, report, write_audit
+from preprocess.contact_sheet import LEGEND_PX
 from preprocess.copies import Copy, Photo, find_copies, read_copies, write_copies
 from preprocess.discover import read_catalog
 from preprocess.exclude import copies_to_exclude, exclude_copies
@@ -244,7 +245,10 @@ def test_contact_sheets_show_the_pairs_and_old_ones_go(found: Audit, tmp_path: P
     assert {file.name for file in tmp_path.iterdir()} == names
     sheet = cv2.imread(str(tmp_path / "exact-across-splits.jpg"))
     assert sheet is not None
-    left, right = sheet[10:250, 10:250], sheet[10:250, 250:490]
+    legend, pairs = sheet[:LEGEND_PX], sheet[LEGEND_PX:]
+    assert legend[:, -20:].min() > 250  # no word runs out of it
+    assert (legend < 128).any(axis=(0, 2)).sum() > 200  # columns with ink
+    left, right = pairs[10:250, 10:250], pairs[10:250, 250:490]
     assert np.abs(left.astype(int) - right).mean() < 3  # one photograph, twice
     assert left.std() > 20
 
@@ -348,8 +352,20 @@ def test_the_set_is_the_same_for_any_number_of_workers_and_another_one_without_e
     assert contents(tmp_path / "one") == contents(tmp_path / "three")
     every = pack_set(data_with_copies, tmp_path / "every")
     assert every.fingerprint != one.fingerprint
-    with pytest.raises(UserError, match=r"made differently \(other photographs"):
+    named = r"made differently \(--exclude audit.csv \([0-9a-f]{12}\) there, not given now\);"
+    with pytest.raises(UserError, match=named):
         pack_set(data_with_copies, tmp_path / "one")
+
+
+def test_a_shortened_table_is_named_as_another_one(
+    data_with_copies: Path, table: Path, tmp_path: Path
+) -> None:
+    pack_excluding(data_with_copies, table, tmp_path / "set")
+    shorter = tmp_path / "audit.csv"
+    shorter.write_text("".join(table.read_text().splitlines(keepends=True)[:2]))
+    named = r"\(--exclude audit.csv \((\w+)\) there, audit.csv \((?!\1)\w+\) now\);"
+    with pytest.raises(UserError, match=named):
+        pack_excluding(data_with_copies, shorter, tmp_path / "set")
 
 
 def test_excluded_photographs_are_not_held_against_the_set(

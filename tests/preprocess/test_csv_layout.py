@@ -173,6 +173,7 @@ def test_a_file_in_two_splits_is_a_note(make: Make) -> None:
         ),
         ("name,label\na/1.jpg,a\n", "train.csv has no path column: its header is 'name,label'"),
         ("", "train.csv has no path column: its header is 'nothing'"),
+        ("image_path,label,Label\na/1.jpg,a,b\n", "train.csv has 2 columns 'label', expected one"),
         ("image_path,label\n", "train.csv has no rows"),
         (
             TRAIN + "../../x,a\n/etc/passwd,a\na/../../y,b\n..,b\n",
@@ -190,7 +191,7 @@ def test_a_file_in_two_splits_is_a_note(make: Make) -> None:
         (TRAIN + "a/1.jpg\n", "1 train.csv: lines without both columns: 5"),
         (TRAIN + "a/1.jpg,\n,a\n", "2 train.csv: lines with an empty path or label: 5, 6"),
     ],
-    ids=["no label column", "no path column", "empty", "header alone", "leaves the folder",
+    ids=["no label column", "no path column", "empty", "two label columns", "header alone", "leaves the folder",
          "leaves from kaggle", "two labels", "short line", "empty fields"],
 )  # fmt: skip
 def test_a_problem_is_told_with_its_first_examples(make: Make, train: str, expected: str) -> None:

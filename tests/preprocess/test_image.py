@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import random
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -17,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from preprocess.encode import encode_jpeg
 from preprocess.image import ImageOptions, StoredImage, store_image
 from preprocess.rejected import RejectedImage
 
@@ -46,7 +50,7 @@ def decode(payload: bytes) -> npt.NDArray[np.int16]:
 def mean_difference(stored: StoredImage, expected: npt.NDArray[Any]) -> float:
     """Of 255, from what the expected pixels become as a stored JPEG."""
     pixels = np.ascontiguousarray(expected, np.uint8)
-    ideal = decode(simplejpeg.encode_jpeg(pixels, quality=90, colorsubsampling="420"))
+    ideal = decode(encode_jpeg(pixels, 90, "420"))
     assert (stored.height, stored.width) == ideal.shape[:2]
     return float(np.abs(decode(stored.payload) - ideal).mean())
 
@@ -306,6 +310,32 @@ def bomb_png() -> bytes:
     )
 
 
+def wounded(data: bytes, wounds: random.Random) -> bytes:
+    """Flip a bit, cut, drop, insert or overwrite something, anywhere behind the first marker."""
+    at = wounds.randrange(2, len(data))
+    few = wounds.randbytes(wounds.randrange(1, 60))
+    marker = bytes([0xFF, wounds.choice([0xD9, 0xD0, 0xD4, 0x00, 0xC0, 0xDA, 0xE0])])
+    flipped = bytes([data[at] ^ 1 << wounds.randrange(8)])
+    return wounds.choice(
+        [
+            data[:at] + flipped + data[at + 1 :],
+            data[:at],
+            data[:at] + data[at + len(few) :],
+            data[:at] + few + data[at:],
+            data[:at] + few + data[at + len(few) :],
+            data[:at] + marker + data[at:],
+        ]
+    )
+
+
+def is_whole(decode_it: Callable[..., object], *args: Any, **options: Any) -> bool:
+    try:
+        decode_it(*args, **options)
+    except (ValueError, RejectedImage):
+        return False
+    return True
+
+
 class TestRejected:
     @pytest.mark.parametrize(
         ("data", "reason"),
@@ -353,6 +383,27 @@ class TestRejected:
         middle = len(data) * 2 // 3
         with pytest.raises(RejectedImage, match="damaged JPEG"):
             store_image(data[:middle] + rng.bytes(300) + data[middle + 300 :], OPTIONS)
+
+    @pytest.mark.parametrize("count", [150, pytest.param(20_000, marks=pytest.mark.slow)])
+    def test_the_cheap_proofs_reject_exactly_what_a_full_decode_rejects(
+        self, count: int, pixels: Pixels
+    ) -> None:
+        wounds = random.Random(0)
+        whole = [
+            save(Image.fromarray(pixels), "JPEG", quality=quality, subsampling=sub, **more)
+            for quality in (40, 92)
+            for sub in (0, 1, 2)
+            for more in ({}, {"restart_marker_blocks": 3}, {"optimize": True})
+        ]
+        outcomes: Counter[bool] = Counter()
+        for _ in range(count):
+            data = wounded(wounds.choice(whole), wounds)
+            expected = is_whole(simplejpeg.decode_jpeg, data)
+            for statistics in (True, False):
+                found = is_whole(store_image, data, OPTIONS, statistics=statistics)
+                assert found == expected, data.hex()
+            outcomes[expected] += 1
+        assert min(outcomes[True], outcomes[False]) > count / 20
 
     @pytest.mark.parametrize("kind", ["png", "gif", "bmp", "tiff", "webp", "interlaced png"])
     def test_other_kinds_cut_short_are_rejected(self, kind: str, pixels: Pixels) -> None:
@@ -405,7 +456,7 @@ def test_the_short_side_shrinks_to_the_target_and_never_grows(
     assert decode(stored.payload).shape == (stored.height, stored.width, 3)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2000, 10), (1, 500), (16, 16)])
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 10), (1, 500), (16, 16)])
 def test_small_and_narrow_images_keep_their_size(
     size: tuple[int, int], photo: Photo, rng: np.random.Generator, jpeg: Callable[..., bytes]
 ) -> None:
@@ -424,12 +475,38 @@ def test_a_jpeg_many_times_too_large_is_resized_as_well_as_a_decoded_one(
 
 
 @pytest.mark.parametrize("options", [OPTIONS, SMALLER], ids=["kept size", "resized"])
-def test_statistics_are_those_of_the_stored_pixels(options: ImageOptions, pixels: Pixels) -> None:
-    stored = store_image(KINDS["baseline jpeg 420"](pixels)[0], options)
+@pytest.mark.parametrize("size", [(160, 120), (360, 300)], ids=["every row", "every second row"])
+def test_statistics_are_near_those_of_the_stored_pixels(
+    size: tuple[int, int], options: ImageOptions, photo: Photo, rng: np.random.Generator
+) -> None:
+    stored = store_image(KINDS["baseline jpeg 420"](photo(rng, *size))[0], options)
     values = decode(stored.payload).reshape(-1, 3) / 255
-    tolerance = 1e-9 if stored.how == "passed_through" else 0.005
+    assert stored.mean is not None
+    assert stored.mean_square is not None
+    tolerance = 0.002 if stored.how == "passed_through" else 0.005
     np.testing.assert_allclose(stored.mean, values.mean(axis=0), atol=tolerance)
     np.testing.assert_allclose(stored.mean_square, (values**2).mean(axis=0), atol=tolerance)
+
+
+def test_statistics_are_exactly_those_of_the_rows_they_look_at(
+    photo: Photo, rng: np.random.Generator
+) -> None:
+    stored = store_image(
+        write_cv2(".png", photo(rng, 200, 400)), ImageOptions(raw_share=1.0), "raw"
+    )
+    rows = np.load(io.BytesIO(stored.payload))[0::3] / 255
+    np.testing.assert_allclose(stored.mean or (), rows.mean(axis=(0, 1)), atol=1e-12)
+    np.testing.assert_allclose(stored.mean_square or (), (rows**2).mean(axis=(0, 1)), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_stored_does_not_depend_on_whether_statistics_are_wanted(
+    kind: str, pixels: Pixels
+) -> None:
+    data, _ = KINDS[kind](pixels)
+    stored = store_image(data, OPTIONS)
+    without = store_image(data, OPTIONS, statistics=False)
+    assert without == replace(stored, mean=None, mean_square=None)
 
 
 def test_a_lower_quality_gives_a_smaller_file(pixels: Pixels) -> None:

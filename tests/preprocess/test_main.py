@@ -232,7 +232,7 @@ def test_packing_prints_what_repetition_and_resizing_did(
     text = re.sub(r" +", " ", done.stdout)
     assert f"packing {tiny_dataset}: 36 photographs of 3 classes (csv)" in text
     assert "train 36 rows from 24 files (x1.50), 0 rejected" in text
-    assert "val 6 rows from 6 files, 0 rejected" in text
+    assert re.search(r"val 6 rows from 6 files, 0 rejected, \S+ kB in 1 shard\n", text)
     assert "(1.50x less than packing every training row)" in text
     assert "photographs: 2.8% passed through, 97.2% resized, 0.0% rejected" in text
     assert "leakage" not in text

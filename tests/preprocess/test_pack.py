@@ -25,9 +25,10 @@ from PIL import Image
 from preprocess.discover import read_catalog
 from preprocess.image import ImageOptions
 from preprocess.pack import codec_versions, expected_bytes, pack
+from preprocess.pack_job import announce
 from preprocess.shard_task import shard_files, shard_tasks
 from shards.errors import JobError, UserError
-from shards.format import MANIFEST_NAME, WORK_NAME
+from shards.format import MANIFEST_NAME, WORK_NAME, Manifest
 from shards.photo_times import TIMES_NAME
 from shards.reader import ShardSet
 
@@ -270,7 +271,7 @@ def test_a_second_run_changes_nothing(tiny_dataset: Path, shards_copy: Path, pac
     [
         ({"short_side": 64}, "short_side 96 there, 64 now"),
         ({"quality": 80}, "quality 90 there, 80 now"),
-        ({"seed": 5}, "other photographs, labels or splits than now"),
+        ({"seed": 5}, "--seed 0 there, 5 now"),
     ],
 )
 @pytest.mark.parametrize("state", ["finished", "unfinished"])
@@ -292,6 +293,38 @@ def test_other_options_are_refused_by_name(
         pack_set(tiny_dataset, out, **options)
     assert difference in caught.value.message
     assert contents(out) == before
+
+
+def test_a_file_in_place_of_the_work_folder_is_refused(
+    tiny_dataset: Path, tmp_path: Path, pack_set: Any
+) -> None:
+    (tmp_path / WORK_NAME).write_text("of something else")
+    with pytest.raises(UserError, match=r"\.pack is a file, expected the folder of unfinished"):
+        pack_set(tiny_dataset, tmp_path)
+
+
+def test_nothing_is_announced_before_a_refusal(
+    tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "set"
+    interrupt_packing(tiny_dataset, out)
+    catalog = read_catalog(tiny_dataset)
+    announce(catalog, tiny_dataset, out, ImageOptions(short_side=SHORT_SIDE), 1)
+    assert capsys.readouterr().out.startswith("going on ")
+    with pytest.raises(UserError, match=f"short_side {SHORT_SIDE} there, 64 now"):
+        announce(catalog, tiny_dataset, out, ImageOptions(short_side=64), 1)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_set_of_before_options_were_noted_is_known_again(
+    tiny_dataset: Path, shards_copy: Path, pack_set: Any
+) -> None:
+    manifest = Manifest.read(shards_copy)
+    del manifest.source["asked"]
+    (shards_copy / MANIFEST_NAME).write_text(manifest.to_json())
+    assert pack_set(tiny_dataset, shards_copy) == manifest
+    with pytest.raises(UserError, match="--seed not given there, 5 now"):
+        pack_set(tiny_dataset, shards_copy, seed=5)
 
 
 def test_another_codec_version_is_refused_by_name(

@@ -51,6 +51,7 @@ def test_slices_merge_to_the_bytes_of_one_machine(
         run([*command(photos, out), "--task", f"{index}/{SLICES}"], command_environment)
     early = run(merge, command_environment, expect=2)
     assert "shards are not packed yet" in early.stderr
+    assert "run the packing command again with --task 1/3, it makes those alone" in early.stderr
     done = run([*command(photos, out), "--task", f"1/{SLICES}"], command_environment)
     assert f'once all {SLICES} are: python -m shards merge "{out}"' in done.stdout
     run(merge, command_environment)

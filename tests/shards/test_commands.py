@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -241,6 +242,28 @@ def test_info_takes_its_folder_from_the_environment(run_command: Any, tiny_shard
     done = run_command("shards", "info", env={"HYPHAE_SHARDS_DIR": str(tiny_shards)})
     assert done.returncode == 0
     assert done.stdout.startswith(f"{tiny_shards}: 3 classes")
+
+
+def test_an_image_is_not_written_on_a_terminal(
+    tiny_shards: Path, command_environment: dict[str, str]
+) -> None:
+    terminal, program_side = pty.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "shards", "cat", str(tiny_shards), "0"],
+            env=command_environment, stdout=program_side, stderr=subprocess.PIPE, text=True,
+            check=False,
+        )  # fmt: skip
+        os.set_blocking(terminal, False)
+        with pytest.raises(BlockingIOError):
+            os.read(terminal, 1)
+    finally:
+        os.close(terminal)
+        os.close(program_side)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: an image is no text for a terminal: > 000000000.jpg writes it to a file\n"
+    )
 
 
 def test_a_wrong_option_is_one_line_that_names_the_help(run_command: Any) -> None:

@@ -25,17 +25,18 @@ import train.run
 from loaders.augment import AugmentConfig
 from shards.commands import run
 from train.checkpoint import BEST, LAST, load_content
+from train.config import TrainConfig
 from train.evaluation import Evaluation
 from train.interrupt import StopRequest
 from train.log import METRICS, SUMMARY
-from train.recipes import TrainConfig, create_recipe
+from train.recipes import create_recipe
 from train.run import resume_run, start_run
 
 TINY_ARCH = "tinynet"
 TRAINER = Path(__file__).with_name("trainer.py")
 APPEAR_S = 120
 BATCH_SIZE = 5  # 36 rows: eight steps an epoch, the last of one image; val: five and one
-TIMES = ("train/images_per_s", "train/data_wait", "val/seconds")
+TIMES = ("train/images_per_s", "train/data_wait", "val/seconds", "memory/host_gib")
 PROGRESS_TIMES = ("seconds", "train_s", "wait_s")
 
 
@@ -317,3 +318,28 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
             os.kill(pid, signal.SIGKILL)
         assert program.stdin is not None
         program.stdin.close()
+
+
+TREE = """\
+species,genus,family,order,class,phylum,edibility,synonym_of
+A alba,A,Aaceae,Aales,Amycetes,Amycota,edible,
+A nigra,A,Aaceae,Aales,Amycetes,Amycota,deadly,
+B rubra,B,Aaceae,Aales,Amycetes,Amycota,poisonous,
+C viridis,C,Caceae,Aales,Amycetes,Amycota,edible,
+D flava,D,Daceae,Dales,Amycetes,Amycota,caution,
+E lutea,E,Eaceae,Eales,Emycetes,Emycota,inedible,
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A species table small enough to work out everything by hand."""
+    path = tmp_path / "tree.csv"
+    path.write_text(TREE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tree_names() -> tuple[str, ...]:
+    """Its six species."""
+    return tuple(line.split(",")[0] for line in TREE.splitlines()[1:])

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
 
 import train.loop
+import train.objective
 from shards.errors import JobError
 from train.batches import train_loader
 from train.checkpoint import BEST, LAST, load_content
@@ -218,7 +219,7 @@ def test_a_loss_that_is_no_number_is_found_at_the_next_reading(
         return loss * math.nan if calls == bad_step else loss
 
     monkeypatch.setattr(train.loop, "READ_STEPS", 3)
-    monkeypatch.setattr(train.loop, "cross_entropy", spoiled)
+    monkeypatch.setattr(train.objective, "cross_entropy", spoiled)
     with pytest.raises(JobError, match=f"in epoch 1 between steps {first} and {last};"):
         train_tiny(tmp_path / "run")
 

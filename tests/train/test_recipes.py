@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from loaders.augment import AugmentConfig
 from shards.errors import UserError
-from train.recipes import RECIPES, TrainConfig, create_recipe
+from train.config import TrainConfig
+from train.recipes import RECIPES, create_recipe, describe_recipes
 
 PUBLISHED: dict[str, Any] = {
     "recipe": "baseline",
@@ -84,7 +85,7 @@ def test_a_recipe_is_named_by_its_key(name: str) -> None:
             "arch": st.sampled_from(["resnet18", "vit_b_16"]),
             "epochs": st.integers(1, 500),
             "batch_size": st.integers(1, 4096),
-            "lr": st.floats(0, 10),
+            "lr": st.floats(1e-6, 10),
             "label_smoothing": st.floats(0, 0.99),
             "seed": st.integers(0, 2**63 - 1),
             "image_size": st.integers(16, 200),
@@ -128,22 +129,34 @@ def test_an_unknown_recipe_is_named_with_the_nearest() -> None:
     [
         ("epochs", 0, "epochs must be from 1 to 100000, got 0"),
         ("batch_size", -3, "batch_size must be from 1 to 65536, got -3"),
-        ("patience", 0, "patience must be at least 1, got 0"),
+        ("patience", 0, "patience must be from 1 to 100000, got 0"),
         ("image_size", 15, "image_size must be from 16 to 4096, got 15"),
         ("image_size", 10**6, "image_size must be from 16 to 4096, got 1000000"),
         ("epochs", 10**12, "epochs must be from 1 to 100000, got 1000000000000"),
         ("threads", 10**5, "threads must be from 1 to 512, got 100000"),
         ("eval_resize", 383, "eval_resize 383 is below image_size 384"),
-        ("lr", -1e-3, "lr must be 0 or more, got -0.001"),
-        ("lr", float("nan"), "lr must be 0 or more, got nan"),
-        ("weight_decay", float("inf"), "weight_decay must be 0 or more, got inf"),
-        ("min_lr", -1.0, "min_lr must be 0 or more, got -1.0"),
+        ("lr", -1e-3, r"lr must be in \(0, inf\), got -0.001"),
+        ("lr", float("nan"), r"lr must be in \(0, inf\), got nan"),
+        ("weight_decay", float("inf"), r"weight_decay must be in \[0, inf\), got inf"),
+        ("min_lr", -1.0, r"min_lr must be in \[0, inf\), got -1.0"),
+        ("min_lr", 0.1, "min_lr 0.1 is above lr 0.001"),
         ("label_smoothing", 1.0, r"label_smoothing must be in \[0, 1\), got 1.0"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(field: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         replace(create_recipe("baseline"), **{field: value})
+
+
+def test_mini_is_the_baseline_on_the_courses_mini_set() -> None:
+    assert create_recipe("mini") == replace(create_recipe("baseline"), recipe="mini", mini=408)
+
+
+def test_each_recipe_says_what_it_is_for_its_command_and_its_cost() -> None:
+    text = describe_recipes()
+    for name in RECIPES:
+        assert f"\n{name}\n" in f"\n{text}"
+        assert f"--recipe {name}" in text
 
 
 def test_a_configuration_cannot_be_changed_in_place() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import train.loop
+import train.objective
 import train.safety
 from train.__main__ import main
 from train.checkpoint import LAST, load_checkpoint, load_content, previous
@@ -111,7 +112,7 @@ def test_a_kill_costs_at_most_so_many_steps_and_changes_nothing(
     tmp_path: Path, make_config: Any, tiny_shards: Path, finished_run: Path, outcome_of: Any,
     monkeypatch: pytest.MonkeyPatch, call: int, every: int,
 ) -> None:  # fmt: skip
-    original, calls = train.loop.cross_entropy, 0
+    original, calls = train.objective.cross_entropy, 0
 
     def fatal(*args: Any, **options: Any) -> Any:
         nonlocal calls
@@ -122,7 +123,7 @@ def test_a_kill_costs_at_most_so_many_steps_and_changes_nothing(
 
     safety = Safety(checkpoint_every_s=None, checkpoint_every_steps=every)
     with monkeypatch.context() as patch:
-        patch.setattr(train.loop, "cross_entropy", fatal)
+        patch.setattr(train.objective, "cross_entropy", fatal)
         with pytest.raises(Killed):
             start_run(make_config(), tiny_shards, tmp_path / "run", safety)
     done = load_checkpoint(tmp_path / "run" / LAST).progress
@@ -175,7 +176,7 @@ def killed_run(
     tmp_path: Path, make_config: Any, tiny_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """Killed in the third epoch, with a checkpoint after each step."""
-    original, calls = train.loop.cross_entropy, 0
+    original, calls = train.objective.cross_entropy, 0
 
     def fatal(*args: Any, **options: Any) -> Any:
         nonlocal calls
@@ -185,7 +186,7 @@ def killed_run(
         return original(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.loop, "cross_entropy", fatal)
+        patch.setattr(train.objective, "cross_entropy", fatal)
         with pytest.raises(Killed):
             start_run(
                 make_config(), tiny_shards, tmp_path / "run", Safety(checkpoint_every_steps=1)

@@ -1,0 +1,185 @@
+"""The configuration of a run: everything that decides it, but for the data.
+
+One name is a field here, an option of ``python -m train``, a key of a TOML file and, in capitals behind
+``HYPHAE_TRAIN_``, an environment variable; the text behind a field is the help of its option.
+``docs/training.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from loaders.augment import AugmentConfig
+from loaders.config import AugmentBy, Backend, OnBadSample, Read, Resample
+from loaders.plan import Sampling
+from loaders.subset import Subset
+from shards.errors import UserError
+from shards.reader import Verify
+from train.limits import LIMITS, check_limits
+from train.plain import from_plain
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Switch = Literal["auto", "on", "off"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """What is learned, for how long, from which samples; under "machine", how fast.
+
+    The fields under "machine" default to ``auto``: what that became, and why, is printed and stored
+    with the run.
+    """
+
+    recipe: str = "baseline"
+    """What all other fields start from."""
+    arch: str = "resnet101"
+    """A classification model of torchvision, else of timm; timm:NAME is timm's own."""
+
+    # How long
+    epochs: int = 20
+    """Passes over the training samples."""
+    patience: int = 100
+    """Epochs without a better val mIoU after which the run ends."""
+
+    # Steps
+    batch_size: int = 128
+    """Images an optimizer step, over all processes."""
+    lr: float = 1e-3
+    """Learning rate of the first epoch."""
+    min_lr: float = 1e-6
+    """Learning rate that the cosine would reach one epoch after the last."""
+    weight_decay: float = 1e-4
+    """Of AdamW, on all parameters."""
+    label_smoothing: float = 0.0
+    """Share of a label's weight that is spread over all classes."""
+    seed: int = 12345
+    """Of weights, order and augmentation."""
+
+    # Images
+    image_size: int = 384
+    """Side of the crops [px]."""
+    eval_resize: int | None = None
+    """Shorter side before the evaluation crop [px]; none: 440/384 of the image size."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    resample: Resample = "antialias"
+    """Of training images: linear is faster, antialias equals Pillow."""
+    mean: tuple[float, float, float] = (0.4308, 0.4084, 0.3393)
+    """Of the RGB channels in [0, 1], subtracted before the network."""
+    std: tuple[float, float, float] = (0.1063, 0.1023, 0.1123)
+    """What the RGB channels are divided by after that."""
+
+    # Samples; docs/plan.md explains them
+    sampling: Sampling = "csv"
+    """csv: every row, repeats included; natural: each photograph once; balanced: as many images of
+    each class; sqrt: in proportion to the square root of its photographs."""
+    epoch_size: int | None = None
+    """Images an epoch; none: one pass."""
+    classes: tuple[str, ...] = ()
+    """A,B or @FILE with one a line: train and evaluate on these classes alone."""
+    holdout: tuple[str, ...] = ()
+    """A,B or @FILE: on all classes but these."""
+    fold: tuple[int, int] | None = None
+    """I/N: keep fold I of N (0 to N-1) out of the training photographs and use it as val."""
+    mini: int | None = None
+    """At most so many CSV rows of each class, drawn as the course draws them."""
+    shots: int | None = None
+    """Exactly so many photographs a class."""
+    imbalance: float | None = None
+    """A long tail: the largest class has so many times the photographs of the smallest."""
+    subset_seed: int = 0
+    """Of fold, shots and imbalance."""
+    drop_last: bool = False
+    """Whether the last, short batch of an epoch is left out."""
+    sync_batchnorm: bool = False
+    """With torchrun on GPUs: batch statistics over all processes, not each one's own."""
+
+    # Machine
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    precision: Precision = "auto"
+    """Of the step."""
+    amp: Literal["bf16", "fp16"] = "bf16"
+    """What precision auto is on a GPU."""
+    compile: Switch = "auto"
+    """torch.compile."""
+    loader: Backend = "auto"
+    """opencv: CPU threads; dali: on the GPU; dali-cpu: its cross-check; torchvision: the reference;
+    webdataset: whole shards in turn, with sampling natural; synthetic: no images, for timing only."""
+    threads: int | None = None
+    """Of the loader, and on a CPU of the network; auto: the cores that are allowed."""
+    read: Read = "planned"
+    """With loader dali or dali-cpu. sequential: shard after shard, for slow disks."""
+    augment_by: AugmentBy = "torchvision"
+    """With loader torchvision: its own transforms, or (plan) those of the other loaders."""
+    verify: Verify = "first"
+    """When the check sum of a stored photograph is looked at: at each use, at its first, never."""
+    on_bad_sample: OnBadSample = "error"
+    """A damaged photograph ends the run, or (skip) the next planned one is shown instead."""
+    reduced_decode: bool = False
+    """opencv decodes smaller where the crop allows: faster, other pixels."""
+
+    # Looking on, and finding faults; docs/logging.md
+    wandb: bool = False
+    """Weights & Biases beside TensorBoard."""
+    overfit_batches: int | None = None
+    """Train on the first N batches alone, always the same pixels, and take them for val, too."""
+    fast_dev_run: bool = False
+    """One training step and one batch of val, in a folder that is removed: does it work?"""
+    profile: bool = False
+    """Watch a few steps with torch's profiler: a trace in the run folder, and what took the time."""
+    deterministic: bool = False
+    """Refuse operations whose result may differ from run to run on the same machine."""
+
+    def __post_init__(self) -> None:
+        for name in LIMITS:
+            check_limits(name, getattr(self, name))
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
+        if self.overfit_batches is not None and self.fast_dev_run:
+            raise ValueError(
+                "overfit_batches and fast_dev_run exclude each other; give one of them"
+            )
+        _ = self.train_subset  # which refuses contradictions
+        if self.eval_resize is not None and self.eval_resize < self.image_size:
+            raise ValueError(
+                f"eval_resize {self.eval_resize} is below image_size {self.image_size}"
+            )
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether only a few batches are used, so that no score means anything."""
+        return self.fast_dev_run or self.overfit_batches is not None
+
+    @property
+    def train_subset(self) -> Subset:
+        """The samples to train on, of the train split."""
+        return replace(
+            self.eval_subset("train"), mini=self.mini, shots=self.shots, imbalance=self.imbalance
+        )
+
+    def eval_subset(self, split: str) -> Subset:
+        """The samples to evaluate on: the same classes, and the same side of a fold."""
+        return Subset(
+            classes=self.classes,
+            holdout=self.holdout,
+            fold=None if split == "test" else self.fold,
+            fold_part="val" if split == "val" else "train",
+            seed=self.subset_seed,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON and checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> TrainConfig:
+        """The reverse of :meth:`to_dict`.
+
+        Raises:
+            UserError: A field that this version does not know, or of another type.
+        """
+        try:
+            return from_plain(cls, content, "configuration")
+        except (ValueError, OverflowError) as error:
+            raise UserError(str(error)) from None

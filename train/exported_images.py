@@ -1,0 +1,52 @@
+"""The photographs on which an exported file is compared with PyTorch."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from loaders.factory import create_loader
+from shards.settings import path_setting
+from train.batches import count_eval_images, eval_config
+from train.checkpoint import Checkpoint
+from train.resolve import Resolved
+
+BATCH = 50
+
+
+def images_to_compare(
+    saved: Checkpoint, resolved: Resolved, shards: str | None, count: int
+) -> list[torch.Tensor]:
+    """Batches of the first images of the test split, of val where there is no test.
+
+    Args:
+        saved: The checkpoint.
+        resolved: On a CPU.
+        shards: The shard set; None for that of the run, or this machine's.
+        count: Images at most.
+
+    Returns:
+        ``(B, 3, S, S)`` uint8 each; none where no set was named and that of the run is gone.
+
+    Raises:
+        ShardError: The named set is none.
+    """
+    folder = Path(shards or saved.shards.directory)
+    if shards is None and not folder.is_dir():
+        folder = path_setting("shards_dir") or folder
+        if not folder.is_dir():
+            return []
+    split = "test" if count_eval_images(saved.config, folder, "test") else "val"
+    config = replace(
+        eval_config(saved.config, resolved, folder, split), batch_size=BATCH, backend="opencv"
+    )
+    batches: list[torch.Tensor] = []
+    with closing(create_loader(config)) as loader, closing(loader.epoch(0)) as epoch:
+        for batch in epoch:
+            batches.append(batch.images[: count - sum(map(len, batches))].clone())
+            if sum(map(len, batches)) >= count:
+                break
+    return batches

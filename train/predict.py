@@ -1,0 +1,137 @@
+"""``python -m train.predict CKPT PHOTOS``: what is on photographs, and how sure that is."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+from shards.commands import HELP, run
+from shards.errors import JobError, UserError
+from shards.machine import human_time
+from train.interrupt import importing
+from train.writable import check_writable
+
+if TYPE_CHECKING:
+    from train.answer_rows import AnswerWriter
+    from train.answers import Answering
+    from train.prediction import Predictor
+
+FORMATS = ("table", "csv", "jsonl")
+
+
+@click.command(context_settings=HELP)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "--format", "layout", type=click.Choice(FORMATS), default="table", help="Of the answers."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="File to write the answers to.  [default: standard output]",
+)
+@click.option("--top", type=click.IntRange(1), default=3, help="Species to list for each.")
+@click.option(
+    "--sure",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    help="Probability from which on the species is the answer; below it the genus, then the family.",
+)
+@click.option(
+    "--species",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Species table: CSV with the columns of train/data/species.csv.  [default: that file]",
+)
+@click.option("--batch-size", type=click.IntRange(1), help="Images a step.  [default: the run's]")
+def main(
+    checkpoint: Path,
+    photos: tuple[Path, ...],
+    layout: str,
+    out: Path | None,
+    top: int,
+    sure: float,
+    species: Path | None,
+    batch_size: int | None,
+) -> None:
+    """Say what is on PHOTOS (files, folders, or - for a list of files on standard input).
+
+    CHECKPOINT is a .pt file, or a run folder for its best one. Photographs are prepared as in an
+    evaluation of its run. A file that cannot be read is reported and left out.
+    """
+    if out is not None:
+        check_writable("--out", out)
+    with importing():
+        from train.answer_rows import WRITERS
+        from train.answers import Answering
+        from train.prediction import open_predictor
+        from train.species import taxonomy_of
+
+    predictor = open_predictor(checkpoint, batch_size)
+    answering = Answering(taxonomy_of(predictor.saved.class_names, species), sure, top)
+    listed = min(top, len(predictor.saved.class_names))
+    with _opened(out) as file:
+        predict(predictor, answering, photos, WRITERS[layout](file, listed))
+
+
+@contextmanager
+def _opened(out: Path | None) -> Iterator[TextIO]:
+    """The file of the answers; names that are not UTF-8 stay the bytes that they are."""
+    if out is None:
+        yield sys.stdout
+        return
+    with out.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        yield file
+
+
+def predict(
+    predictor: Predictor, answering: Answering, photos: tuple[Path, ...], writer: AnswerWriter
+) -> None:
+    """Answer, and report what could not be read.
+
+    Raises:
+        UserError: There is no photograph.
+        JobError: None of them could be read.
+    """
+    from train.danger import NOTICE
+    from train.photos import find_photos
+
+    start = time.perf_counter()
+    answered = skipped = 0
+    for batch, probabilities in predictor.probabilities(find_photos(_named(photos))):
+        for path, reason in batch.bad:
+            click.echo(f"skipped {path}: {reason}", err=True)
+        for path, answer in zip(batch.paths, answering.answers(probabilities), strict=True):
+            writer.write(path, answer)
+        answered += len(batch.paths)
+        skipped += len(batch.bad)
+    if not answered + skipped:
+        raise UserError(f"no photograph in {', '.join(map(str, photos))}")
+    if not answered:
+        raise JobError(f"none of {skipped:,} photograph{'s' * (skipped > 1)} could be read")
+    seconds = time.perf_counter() - start
+    left_out = f", {skipped:,} skipped" if skipped else ""
+    click.echo(
+        f"{answered:,} photograph{'s' * (answered > 1)} in {human_time(seconds)} "
+        f"({answered / seconds:,.0f} img/s){left_out}",
+        err=True,
+    )
+    if answering.warns:
+        click.echo(NOTICE, err=True)
+
+
+def _named(photos: tuple[Path, ...]) -> Iterator[Path]:
+    for path in photos:
+        if str(path) == "-":
+            yield from (Path(line.rstrip("\n")) for line in sys.stdin if line.strip())
+        else:
+            yield path
+
+
+if __name__ == "__main__":
+    run(main, "python -m train.predict")

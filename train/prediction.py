@@ -1,0 +1,88 @@
+"""What a checkpoint says about photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import torch
+from torch import nn
+from torch.nn.functional import pad
+
+from preprocess.image import ImageOptions
+from train.batches import eval_config
+from train.checkpoint import Checkpoint, checkpoint_file, load_checkpoint
+from train.photos import PhotoBatch, Preprocessing, photo_batches
+from train.resolve import Resolved, resolve
+from train.trained import load_network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictor:
+    """A model, and how photographs come to it."""
+
+    saved: Checkpoint
+    resolved: Resolved
+    network: nn.Module
+    preprocessing: Preprocessing
+    temperature: float
+    batch_size: int
+
+    @torch.inference_mode()
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """``(B, 3, S, S)`` uint8 on the CPU -> ``(B, K)`` float32 on the CPU."""
+        count = len(images)
+        if self.resolved.compile and count < self.batch_size:  # a compiled model sees one shape
+            images = pad(images, (0, 0, 0, 0, 0, 0, 0, self.batch_size - count))
+            images = images.contiguous(memory_format=torch.channels_last)
+        with self.resolved.autocast():
+            logits: torch.Tensor = self.network(images.to(self.resolved.device))[:count]
+        return logits.float().cpu()
+
+    def probabilities(self, paths: Iterable[Path]) -> Iterator[tuple[PhotoBatch, torch.Tensor]]:
+        """Batches, and ``(B, K)`` float64 calibrated probabilities of what could be read of them."""
+        batches = photo_batches(paths, self.preprocessing, self.batch_size, self.resolved.threads)
+        with closing(batches):
+            for batch in batches:
+                if batch.paths:
+                    logits = self.logits(batch.images).double()
+                else:
+                    logits = torch.empty(0, len(self.saved.class_names), dtype=torch.float64)
+                yield batch, (logits / self.temperature).softmax(1)
+
+
+def open_predictor(path: Path, batch_size: int | None = None) -> Predictor:
+    """Load a checkpoint, or a run folder's best one; its shard set is not needed.
+
+    Raises:
+        UserError: There is no such checkpoint.
+    """
+    file = checkpoint_file(path)
+    saved = load_checkpoint(file)
+    resolved = resolve(saved.config)
+    if saved.shards.packing is None:
+        click.echo(
+            "note: the checkpoint does not say how its photographs were packed; as by default",
+            err=True,
+        )
+    if not saved.progress.temperature:
+        click.echo(
+            "note: the checkpoint holds no temperature, so probabilities are not calibrated",
+            err=True,
+        )
+    shown = eval_config(saved.config, resolved, Path(), "test")
+    return Predictor(
+        saved=saved,
+        resolved=resolved,
+        network=load_network(saved, file, resolved),
+        preprocessing=Preprocessing(
+            packing=saved.shards.packing or ImageOptions(),
+            resize_size=shown.eval_resize,
+            image_size=shown.image_size,
+        ),
+        temperature=saved.progress.temperature or 1.0,
+        batch_size=batch_size or shown.batch_size,
+    )

@@ -1,0 +1,1 @@
+"""Pages that show a model and a taxonomy: single HTML files that need no network."""
