@@ -181,7 +181,7 @@ def dying(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> Iterator[Non
 @pytest.mark.parametrize(
     ("name", "call"),
     [
-        pytest.param("cross_entropy", STEPS + 4, id="in a step of the second epoch"),
+        pytest.param("prepare", STEPS + 4, id="in a step of the second epoch"),
         pytest.param("evaluate", 2, id="in the second evaluation"),
         pytest.param("finish_epoch", 2, id="before the second epoch is recorded"),
         pytest.param("save", 3, id="before the second epoch is saved"),
