@@ -53,8 +53,9 @@ from loaders.config import LoaderConfig, Resample
 from shards.format import Manifest
 from shards.machine import allowed_cores
 from train.batches import train_loader
+from train.config import TrainConfig
 from train.device import cpu_supports_bf16
-from train.recipes import TrainConfig, create_recipe
+from train.recipes import create_recipe
 from train.resolve import Resolved
 
 NO_MODEL = "none"

@@ -14,6 +14,7 @@ import click
 from shards.commands import HELP, run
 from shards.errors import JobError, UserError
 from shards.machine import human_time
+from shards.writer import write_file
 from train.interrupt import importing
 from train.writable import check_writable
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from train.answer_rows import AnswerWriter
     from train.answers import Answering
     from train.prediction import Predictor
+    from train.report.answer_page import AnswerPage
 
 FORMATS = ("table", "csv", "jsonl")
 
@@ -48,6 +50,11 @@ FORMATS = ("table", "csv", "jsonl")
     type=click.Path(path_type=Path, dir_okay=False),
     help="Species table: CSV with the columns of train/data/species.csv.  [default: that file]",
 )
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="Also write a page of thumbnails here: one HTML file that needs no network.",
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Images a step.  [default: the run's]")
 def main(
     checkpoint: Path,
@@ -57,6 +64,7 @@ def main(
     top: int,
     sure: float,
     species: Path | None,
+    html: Path | None,
     batch_size: int | None,
 ) -> None:
     """Say what is on PHOTOS (files, folders, or - for a list of files on standard input).
@@ -64,19 +72,24 @@ def main(
     CHECKPOINT is a .pt file, or a run folder for its best one. Photographs are prepared as in an
     evaluation of its run. A file that cannot be read is reported and left out.
     """
-    if out is not None:
-        check_writable("--out", out)
+    for option, file in (("--out", out), ("--html", html)):
+        if file is not None:
+            check_writable(option, file)
     with importing():
         from train.answer_rows import WRITERS
         from train.answers import Answering
         from train.prediction import open_predictor
+        from train.report.answer_page import AnswerPage
         from train.species import taxonomy_of
 
     predictor = open_predictor(checkpoint, batch_size)
     answering = Answering(taxonomy_of(predictor.saved.class_names, species), sure, top)
     listed = min(top, len(predictor.saved.class_names))
-    with _opened(out) as file:
-        predict(predictor, answering, photos, WRITERS[layout](file, listed))
+    page = AnswerPage(warns=answering.warns) if html is not None else None
+    with _opened(out) as opened:
+        predict(predictor, answering, photos, WRITERS[layout](opened, listed), page)
+    if html is not None and page is not None:
+        write_file(html, page.html().encode())
 
 
 @contextmanager
@@ -90,7 +103,11 @@ def _opened(out: Path | None) -> Iterator[TextIO]:
 
 
 def predict(
-    predictor: Predictor, answering: Answering, photos: tuple[Path, ...], writer: AnswerWriter
+    predictor: Predictor,
+    answering: Answering,
+    photos: tuple[Path, ...],
+    writer: AnswerWriter,
+    page: AnswerPage | None,
 ) -> None:
     """Answer, and report what could not be read.
 
@@ -106,8 +123,11 @@ def predict(
     for batch, probabilities in predictor.probabilities(find_photos(_named(photos))):
         for path, reason in batch.bad:
             click.echo(f"skipped {path}: {reason}", err=True)
-        for path, answer in zip(batch.paths, answering.answers(probabilities), strict=True):
+        answers = answering.answers(probabilities)
+        for path, answer, image in zip(batch.paths, answers, batch.images, strict=True):
             writer.write(path, answer)
+            if page is not None:
+                page.add(path, answer, image)
         answered += len(batch.paths)
         skipped += len(batch.bad)
     if not answered + skipped:

@@ -297,9 +297,10 @@ def _announce(session: Session, manifest: Manifest, source: ShardSource) -> None
         )
     if config.fast_dev_run:
         say("note: fast dev run: one step, one batch of val; the scores mean nothing")
-        return  # an estimate takes longer than the run
     if session.done.samples_seen:
         say(f"resuming in epoch {session.done.epoch + 1} after step {session.done.step}")
+    if config.fast_dev_run:
+        return  # an estimate takes longer than the run
     expected = estimate(session, count_eval_images(config, source.directory, "test"))
     say(
         f"expected: {human_time(expected.seconds)} (step {expected.step_images_per_s:,.0f} img/s, "

@@ -79,7 +79,7 @@ def test_whatever_stands_in_a_checkpoint_it_loads_or_is_refused_in_one_line(
     [
         (("config",), 3, "checkpoint.config is of type int, expected a dictionary"),
         (("config", "lr"), "x", "checkpoint.config.lr is of type str, expected float"),
-        (("config", "lr"), -1.0, "lr must be 0 or more, got -1.0"),
+        (("config", "lr"), -1.0, "lr must be in (0, inf), got -1.0"),
         (("config", "epochs"), True, "checkpoint.config.epochs is of type bool, expected int"),
         (("config", "image_size"), 10**9, "image_size must be from 16 to 4096, got 1000000000"),
         (("config", "mean"), (0.1, 0.2), "checkpoint.config.mean has 2 values, expected 3"),

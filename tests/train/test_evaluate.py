@@ -58,10 +58,14 @@ def test_the_last_checkpoint_repeats_the_val_metrics_of_the_last_epoch(
         assert row[name] == recorded[f"val/{name}"]
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {each: each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+
+
 def test_evaluation_leaves_a_run_as_it_was(finished_run: Path, command_line: Any) -> None:
-    before = {each.name: each.read_bytes() for each in finished_run.iterdir()}
+    before = contents(finished_run)
     assert command_line(main, finished_run).code == 0
-    assert {each.name: each.read_bytes() for each in finished_run.iterdir()} == before
+    assert contents(finished_run) == before
 
 
 def test_a_split_that_is_not_there_is_refused(

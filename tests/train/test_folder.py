@@ -57,17 +57,21 @@ def stopped_run(tmp_path: Path, train_tiny: Any, stop_after: Any) -> Path:
     return tmp_path / "run"
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {each: each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+
+
 def test_a_run_that_is_at_work_is_not_resumed_and_one_whose_process_died_is(
     stopped_run: Path, hold: Any, command_line: Any, resume: Any
 ) -> None:
     holder = hold(stopped_run)
-    before = {each.name: each.read_bytes() for each in stopped_run.iterdir()}
+    before = contents(stopped_run)
     ended = command_line(main, "--resume", stopped_run)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == (
         f"error: run folder {stopped_run} is in use by another process; wait for it, or stop it\n"
     )
-    assert {each.name: each.read_bytes() for each in stopped_run.iterdir()} == before
+    assert contents(stopped_run) == before
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     resume(stopped_run)

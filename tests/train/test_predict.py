@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,19 @@ def test_no_photograph_and_only_bad_ones_are_told_apart(answered: Any, tmp_path:
         f"skipped {tmp_path / 'none.jpg'}: No such file or directory\n"
         "error: none of 1 photograph could be read\n"
     )
+
+
+def test_a_page_shows_every_answer_with_what_the_model_saw_and_names_as_text(
+    answered: Any, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    photo = next(find_photos([tiny_dataset / "merged_dataset"]))
+    hostile = tmp_path / "<script>alert(1)<"
+    hostile.mkdir()
+    (hostile / "a.jpg").write_bytes(photo.read_bytes())
+    rows, _ = answered(photo, hostile, "--html", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('<img src="data:image/jpeg;base64,') == len(rows) == 2
+    assert "&lt;script&gt;alert(1)&lt;" in page
+    assert "<script>alert" not in page
+    assert NOTICE in page
+    assert not re.search(r'(src|href)="(?!data:)', page)

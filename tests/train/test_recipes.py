@@ -51,7 +51,8 @@ PUBLISHED: dict[str, Any] = {
 }
 OF_THE_MACHINE = {"device", "precision", "compile", "loader", "threads"}
 OF_THE_LOADER = {"read", "augment_by", "verify", "on_bad_sample", "reduced_decode"}
-NOT_PUBLISHED = {"arch", "patience", "subset_seed", *OF_THE_LOADER}
+WATCHING = {"wandb", "overfit_batches", "fast_dev_run", "profile", "deterministic"}
+NOT_PUBLISHED = {"arch", "patience", "subset_seed", *OF_THE_LOADER, *WATCHING}
 
 
 def test_baseline_is_the_published_recipe() -> None:

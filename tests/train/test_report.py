@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +101,7 @@ def test_hostile_class_names_stay_text(hostile: Content) -> None:
 
 def test_the_page_says_how_the_run_was_made(finished_run: Path, page: str) -> None:
     config = json.loads((finished_run / CONFIG).read_text())
-    assert "pytest" in config["command"]  # what began this process
+    assert config["command"] == shlex.join(sys.orig_argv)  # what began this process
     assert "batch_size" in page
     for name in ("torch", "numpy"):
         assert f"{name} {config['versions'][name]}" in page

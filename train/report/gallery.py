@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import simplejpeg
 
 from loaders.decode import decode
@@ -60,7 +61,11 @@ def worst_mistakes(
 
 def thumbnail(split: Split, sample: int) -> str:
     """A small JPEG of a sample as a ``data:`` URL."""
-    pixels = decode(split, sample)
+    return jpeg_url(decode(split, sample))
+
+
+def jpeg_url(pixels: npt.NDArray[np.uint8]) -> str:
+    """A small JPEG of ``(H, W, 3)`` RGB as a ``data:`` URL."""
     scale = min(1.0, SIDE / max(pixels.shape[:2]))
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
     small = np.ascontiguousarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -32,8 +32,6 @@ def render(template: str, figures: dict[str, Any], **content: Any) -> str:
         figures: plotly figures by name; the template places them as ``figures.NAME``.
         content: What else the template names. Everything in it is escaped.
     """
-    from plotly.offline import get_plotlyjs
-
     environment = Environment(
         loader=PackageLoader("train.report"),
         autoescape=True,
@@ -55,7 +53,13 @@ def render(template: str, figures: dict[str, Any], **content: Any) -> str:
         for name, figure in figures.items()
     }
     page = environment.get_template(template)
-    return page.render(figures=drawn, plotly=Markup(get_plotlyjs()), **content)
+    return page.render(figures=drawn, plotly=_plotly() if figures else "", **content)
+
+
+def _plotly() -> Markup:
+    from plotly.offline import get_plotlyjs
+
+    return Markup(get_plotlyjs())
 
 
 def _score(value: float | None, digits: int = 4) -> str:

@@ -80,6 +80,7 @@ def sunburst(nodes: Sequence[Node], colours: Sequence[str], texts: Sequence[str]
             labels=[plain(node.name) for node in nodes],
             values=[len(node.classes) for node in nodes],
             branchvalues="total",
+            leaf={"opacity": 1},
             marker={"colors": list(colours), "line": {"color": "white", "width": 1}},
             hovertext=[plain(text).replace("\n", "<br>") for text in texts],
             hoverinfo="text",
