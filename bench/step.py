@@ -20,8 +20,8 @@ from bench.request import Request
 from bench.result import Result, Section, not_measured
 from bench.timing import WARM_UP, Subject, in_turns, rate
 from train.config import TrainConfig
-from train.loop import create_optimizer
 from train.models import create_model
+from train.optimizer import create_optimizer
 from train.resolve import Resolved
 
 CPU_BATCH, GPU_BATCH = 16, 128

@@ -23,6 +23,7 @@ from shards.machine import free_disk
 from shards.writer import atomic_file
 from train.config import TrainConfig
 from train.models import Classifier, create_model
+from train.optimizer import state_shapes
 from train.plain import from_plain
 
 CHECKPOINT_VERSION = 1
@@ -296,13 +297,13 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
     """Put the moments back; rates and decays are the configuration's, and so not taken from a file.
 
     Raises:
-        ValueError: The moments are not those of AdamW for these parameters.
+        ValueError: The moments are not those of this optimizer for these parameters.
     """
     fresh = optimizer.state_dict()["param_groups"]
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     for at, moments in saved["state"].items():
-        shape = tuple(parameters[at].shape)
         found = {name: tuple(each.shape) for name, each in moments.items()}
-        if found != {"step": (), "exp_avg": shape, "exp_avg_sq": shape}:
+        if found != state_shapes(optimizer, parameters[at]):
+            shape = tuple(parameters[at].shape)
             raise ValueError(f"the optimizer has {found} for parameter {at} of shape {shape}")
     optimizer.load_state_dict({"state": saved["state"], "param_groups": fresh})

@@ -19,7 +19,10 @@ from shards.reader import Verify
 from train.limits import LIMITS, check_limits
 from train.plain import from_plain
 
+Optimizer = Literal["adamw", "sgd"]
+Schedule = Literal["cosine-epoch", "cosine", "linear", "constant"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+MemoryFormat = Literal["auto", "channels_last", "contiguous"]
 Switch = Literal["auto", "on", "off"]
 
 
@@ -45,12 +48,24 @@ class TrainConfig:
     # Steps
     batch_size: int = 128
     """Images an optimizer step, over all processes."""
+    optimizer: Optimizer = "adamw"
+    """sgd has Nesterov's momentum."""
     lr: float = 1e-3
-    """Learning rate of the first epoch."""
+    """Largest learning rate."""
     min_lr: float = 1e-6
-    """Learning rate that the cosine would reach one epoch after the last."""
+    """Learning rate that the schedule falls to; cosine-epoch would be there one epoch after the last."""
+    schedule: Schedule = "cosine-epoch"
+    """How the rate falls: by a cosine once an epoch, by a cosine or a line at each step, or not."""
+    warmup: float = 0.0
+    """Share of the run in which the rate rises from 0 by a line; not with cosine-epoch."""
+    momentum: float = 0.9
+    """Of sgd."""
     weight_decay: float = 1e-4
-    """Of AdamW, on all parameters."""
+    """Of the optimizer."""
+    decay_norm_and_bias: bool = True
+    """Whether weight decay acts on biases and the parameters of normalisation, too."""
+    clip_norm: float | None = None
+    """Largest norm of all gradients together; longer ones are shortened."""
     label_smoothing: float = 0.0
     """Share of a label's weight that is spread over all classes."""
     seed: int = 12345
@@ -101,8 +116,13 @@ class TrainConfig:
     """Of the step."""
     amp: Literal["bf16", "fp16"] = "bf16"
     """What precision auto is on a GPU."""
+    memory_format: MemoryFormat = "auto"
+    """Of weights and activations: channels_last is NHWC, contiguous is NCHW."""
     compile: Switch = "auto"
     """torch.compile."""
+    micro_batch: int | None = None
+    """Images that pass through the network at once, where a batch is too many: gradients add up.
+    none: the batch."""
     loader: Backend = "auto"
     """opencv: CPU threads; dali: on the GPU; dali-cpu: its cross-check; torchvision: the reference;
     webdataset: whole shards in turn, with sampling natural; synthetic: no images, for timing only."""
@@ -139,6 +159,11 @@ class TrainConfig:
         if self.overfit_batches is not None and self.fast_dev_run:
             raise ValueError(
                 "overfit_batches and fast_dev_run exclude each other; give one of them"
+            )
+        if self.warmup and self.schedule == "cosine-epoch":
+            raise ValueError(
+                f"warmup {self.warmup} needs a schedule that moves with every step, not "
+                "cosine-epoch; choose cosine, linear or constant"
             )
         _ = self.train_subset  # which refuses contradictions
         if self.eval_resize is not None and self.eval_resize < self.image_size:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from shards.errors import UserError
-from train.config import Precision, Switch
+from train.config import MemoryFormat, Precision, Switch
 from train.distributed import local_rank, local_size, rank, size
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -85,6 +85,15 @@ def choose_precision(wanted: Precision, recipe: str, device: torch.device) -> tu
     if device.type == "cpu" and cpu_supports_bf16():
         return "bf16", "this CPU computes bf16"
     return "fp32", f"{device.type} without fast bf16"
+
+
+def choose_memory_format(wanted: MemoryFormat, device: torch.device) -> tuple[bool, str]:
+    """Whether weights and activations lie in channels_last memory, and why."""
+    if wanted != "auto":
+        return wanted == "channels_last", "asked for"
+    if device.type == "mps":
+        return False, "mps keeps torch's own order"
+    return True, "as the loader's batches"
 
 
 def choose_compile(wanted: Switch, device: torch.device) -> tuple[bool, str]:

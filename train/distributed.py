@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -208,6 +208,13 @@ def parallel(model: nn.Module, *, sync_batchnorm: bool) -> nn.Module:
     if sync_batchnorm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+
+def exchanged(network: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """Whether processes average gradients in what runs within: not before a batch's last part."""
+    if now or size() == 1:
+        return nullcontext()
+    return network.no_sync()  # type: ignore[operator, no-any-return]
 
 
 def same_buffers(model: nn.Module) -> None:

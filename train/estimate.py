@@ -67,10 +67,11 @@ def _measure_step(session: Session, batch: Batch) -> float:
     before = deepcopy(session.model.state_dict())  # with the versions that it carries
     session.network.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        few = min(len(batch), FEW_IMAGES) if device.type == "cpu" else len(batch)
+        most = min(len(batch), session.config.micro_batch or len(batch))
+        few = min(most, FEW_IMAGES) if device.type == "cpu" else most
         seconds = _time_steps(session, batch, few)
-        if few < len(batch) and seconds < QUICK_STEP_S:
-            few, seconds = len(batch), _time_steps(session, batch, len(batch))
+        if few < most and seconds < QUICK_STEP_S:
+            few, seconds = most, _time_steps(session, batch, most)
     session.model.load_state_dict(before)  # batch norm counted the images
     return seconds / few
 

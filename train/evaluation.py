@@ -21,6 +21,7 @@ from train.batches import eval_loader
 from train.config import TrainConfig
 from train.distributed import from_each, largest_share, same_buffers, total
 from train.metrics import Scores, absent_classes, scores
+from train.models import Classifier
 from train.outputs import Outputs, joined
 from train.published import incomparable, published_table
 from train.resolve import Resolved
@@ -172,11 +173,12 @@ def evaluate_split(
         loader.close()
 
 
-def prepare_model(model: nn.Module, resolved: Resolved) -> nn.Module:
+def prepare_model(model: Classifier, resolved: Resolved) -> Classifier:
     """Move a model to its device and memory format; the result shares its weights."""
     model = model.to(resolved.device)
     if resolved.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+        return model.to(memory_format=torch.channels_last)
+    model.memory_format = torch.contiguous_format
     return model
 
 

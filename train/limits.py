@@ -38,7 +38,10 @@ LIMITS = {
     "batch_size": Bounds(1, 65_536),
     "lr": POSITIVE,
     "min_lr": NOT_NEGATIVE,
+    "warmup": SHARE,
+    "momentum": SHARE,
     "weight_decay": NOT_NEGATIVE,
+    "clip_norm": POSITIVE,
     "label_smoothing": SHARE,
     "seed": Bounds(0, 2**63 - 1),
     "image_size": Bounds(16, 4096),
@@ -48,6 +51,7 @@ LIMITS = {
     "shots": Bounds(1, 100_000_000),
     "imbalance": Bounds(1.0, inf, without_high=True),
     "subset_seed": Bounds(0, 2**63 - 1),
+    "micro_batch": Bounds(1, 65_536),
     "threads": Bounds(1, 512),
     "overfit_batches": Bounds(1, 100_000_000),
 }

@@ -1,6 +1,6 @@
 """The training loop: one page that reads as the method.
 
-Every epoch: set the learning rate, run the steps, evaluate on val, keep the best. Nothing in a step
+Every epoch: run the steps, each at its learning rate, evaluate on val, keep the best. Nothing in a step
 waits for the device; losses add up there and are read every ``READ_STEPS`` steps.
 """
 
@@ -26,6 +26,7 @@ from train.checkpoint import BEST, LAST, Progressed, save_checkpoint
 from train.config import TrainConfig
 from train.distributed import (
     agree,
+    exchanged,
     is_first,
     largest_share,
     of_each,
@@ -37,12 +38,13 @@ from train.evaluation import Evaluation, evaluate
 from train.interrupt import GO_ON, SAVE, TIME_LIMIT_CODE, Stopped, StopRequest
 from train.log import RunLog
 from train.models import Classifier
-from train.objective import prepare
+from train.objective import Target, micro_batches, prepare
+from train.optimizer import clip_gradients, set_rate
 from train.profiling import profiled
 from train.record import epoch_pictures, epoch_values, first_batch_pictures, step_values
 from train.resolve import Resolved
 from train.safety import Safety
-from train.schedule import cosine_per_epoch
+from train.schedule import scheduled_rate
 
 READ_STEPS = 50
 
@@ -96,18 +98,6 @@ class Session:
         return SAVE if self.safety.is_save_due(seconds, steps) else GO_ON
 
 
-def create_optimizer(
-    model: nn.Module, config: TrainConfig, device: torch.device
-) -> torch.optim.Optimizer:
-    """AdamW as the baseline uses it: one rate and one decay for all parameters."""
-    return torch.optim.AdamW(
-        model.parameters(),
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        fused=device.type in ("cuda", "cpu"),
-    )
-
-
 def fit(session: Session) -> None:
     """Train to the end of the schedule, or until ``patience`` epochs brought nothing.
 
@@ -117,8 +107,6 @@ def fit(session: Session) -> None:
     """
     config, done = session.config, session.done
     while done.epoch < config.epochs and done.epoch - done.best_epoch < config.patience:
-        for group in session.optimizer.param_groups:
-            group["lr"] = cosine_per_epoch(done.epoch, config.epochs, config.lr, config.min_lr)
         try:
             train_epoch(session)
             val = evaluate(
@@ -143,6 +131,10 @@ def train_epoch(session: Session) -> None:
     """
     config, resolved, done = session.config, session.resolved, session.done
     class_names = session.facts["class_names"]
+    steps = session.train.steps_per_epoch
+    # Of the last step so far: what the log says where a session goes on after the last of an epoch.
+    last = max(0, done.step - 1)
+    set_rate(session.optimizer, scheduled_rate(config, done.epoch, last, steps))
     session.parallel.train()
     exact = torch.float32 if resolved.device.type == "mps" else torch.float64
     # What all processes have so far stands on the first; in 53 bits, no order of adding shows.
@@ -155,12 +147,11 @@ def train_epoch(session: Session) -> None:
         Progress(label, session.train.samples_per_epoch, "img", initial=done.images) as progress,
     ):
         start = time.perf_counter()
-        steps = _timed(batches, done)
+        stream = _timed(batches, done)
         if session.profile:
-            left = session.train.steps_per_epoch - done.step
-            steps = profiled(steps, left, session.log.folder, session.log.say)
+            stream = profiled(stream, steps - done.step, session.log.folder, session.log.say)
             session.profile = False
-        for batch in steps:
+        for batch in stream:
             count = images_of_step(session)
             if len(batch):
                 images, target = prepare(
@@ -172,29 +163,23 @@ def train_epoch(session: Session) -> None:
                 if not done.samples_seen:
                     pictures = first_batch_pictures(images, batch.labels, class_names)
                     session.log.figures(0, pictures)
-                with resolved.autocast():
-                    loss = target.loss(session.parallel(images), config.label_smoothing)
+                loss = add_gradients(session, images, target, len(batch) * size() / count)
             else:
-                loss = loss_of_nothing(session)
-            if size() > 1:  # DDP averages over processes; this makes it the mean over images
-                loss = loss * (len(batch) * size() / count)
-            session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                loss = add_no_gradients(session)
+            clip_gradients(session.optimizer, session.scaler, config.clip_norm)
+            set_rate(session.optimizer, scheduled_rate(config, done.epoch, done.step, steps))
             session.scaler.step(session.optimizer)
             session.scaler.update()
             session.optimizer.zero_grad(set_to_none=True)
 
-            loss = loss.detach() * (count / size())
+            loss = loss * (count / size())  # the sum over this process's share
             loss_sum += loss
             done.step += 1
             done.images += count
             done.samples_seen += count
             progress.update(count)
             asked = session.asked()
-            if (
-                asked != GO_ON
-                or done.step % READ_STEPS == 0
-                or done.step == session.train.steps_per_epoch
-            ):
+            if asked != GO_ON or done.step % READ_STEPS == 0 or done.step == steps:
                 done.loss_sum = float(total(loss_sum))  # waits for the device
                 check_finite(session)
                 values = step_values(
@@ -214,18 +199,43 @@ def images_of_step(session: Session) -> int:
     return min(batch_size, train.samples_per_epoch - session.done.step * batch_size)
 
 
-def loss_of_nothing(session: Session) -> torch.Tensor:
-    """0, by way of all weights: the others' gradients are averaged with this process's, too.
+def add_gradients(
+    session: Session, images: torch.Tensor, target: Target, weight: float
+) -> torch.Tensor:
+    """Forward and backward, part by part; the loss of the batch, on the device.
 
-    For a rank without a share of a short batch. The image stands for none: it must not count in the
-    running statistics of batch normalisation.
+    Args:
+        session: Whose network.
+        images: This process's share of the batch.
+        target: What is asked of them.
+        weight: Of the share among those of all processes, whose gradients are averaged.
+    """
+    config = session.config
+    loss = torch.zeros((), device=session.resolved.device)
+    parts = list(micro_batches(images, target, config.micro_batch))
+    for number, (part, asked_of_it, share) in enumerate(parts, 1):
+        with exchanged(session.parallel, number == len(parts)):
+            with session.resolved.autocast():
+                logits = session.parallel(part)
+                part_loss = share * weight * asked_of_it.loss(logits, config.label_smoothing)
+            session.scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
+        loss += part_loss.detach()
+    return loss
+
+
+def add_no_gradients(session: Session) -> torch.Tensor:
+    """Take part in the exchange without a share of a short batch; the loss is 0.
+
+    The blank image stands for none: it must not count in the statistics of batch normalisation.
     """
     side = session.config.image_size
     blank = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=session.resolved.device)
     session.network.eval()
-    logits: torch.Tensor = session.parallel(blank.contiguous(memory_format=torch.channels_last))
+    logits = session.parallel(blank.contiguous(memory_format=torch.channels_last))
     session.network.train()
-    return logits.float().sum() * 0.0
+    loss: torch.Tensor = logits.float().sum() * 0.0
+    session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
 
 
 def learning_rate(session: Session) -> float:

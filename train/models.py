@@ -42,12 +42,15 @@ class Classifier(nn.Module):
         # Not part of the checkpoint's weights: the configuration holds mean and std.
         self.register_buffer("scale", scale.view(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", shift.view(1, 3, 1, 1), persistent=False)
+        self.memory_format = torch.preserve_format
+        """Of what the backbone gets; the loader's images are channels_last."""
         self.scale: torch.Tensor
         self.shift: torch.Tensor
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """``(B, 3, H, W)`` uint8 -> ``(B, K)`` logits."""
-        logits: torch.Tensor = self.backbone(images.to(self.scale.dtype) * self.scale + self.shift)
+        floats = images.to(self.scale.dtype, memory_format=self.memory_format)
+        logits: torch.Tensor = self.backbone(floats * self.scale + self.shift)
         return logits
 
 
@@ -154,8 +157,12 @@ def check_fit(model: Classifier, config: TrainConfig, images_per_epoch: int) -> 
             f"{config.arch} cannot take images of {config.image_size} px ({reason}); "
             "try --image-size 224"
         ) from None
-    batches = {config.batch_size, images_per_epoch % config.batch_size}
-    if not any(1 in share_sizes(each) for each in batches):
+    option = "micro-batch" if config.micro_batch else "batch-size"
+    at_once = config.micro_batch or config.batch_size
+    batches = (config.batch_size, images_per_epoch % config.batch_size)
+    shares = {each for batch in batches for each in share_sizes(batch)}
+    if at_once != 1 and all(each % at_once != 1 and each != 1 for each in shares):
+        return
         return
     try:
         with torch.no_grad():
@@ -163,7 +170,7 @@ def check_fit(model: Classifier, config: TrainConfig, images_per_epoch: int) -> 
     except ValueError:  # batch normalisation over a single value
         over = f" over {size()} processes" if size() > 1 else ""
         raise UserError(
-            f"the last batch of an epoch ({images_per_epoch} images, --batch-size "
-            f"{config.batch_size}{over}) holds one image, on which {config.arch} cannot train at "
-            f"{config.image_size} px; choose another --batch-size"
+            f"the last batch of an epoch ({images_per_epoch} images, --{option} {at_once}{over}) "
+            f"holds one image, on which {config.arch} cannot train at {config.image_size} px; choose "
+            f"another --{option}"
         ) from None

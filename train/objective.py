@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,13 @@ class Target:
     """``(B,)`` int64, labels of the images mixed in."""
     weights: torch.Tensor | None = None
     """``(B,)`` float32 in [0, 1], of ``labels``; the rest is that of ``others``."""
+
+    def part(self, images: slice) -> Target:
+        """The target of some of the images."""
+        both = (self.others, self.weights)
+        return Target(
+            self.labels[images], *(each if each is None else each[images] for each in both)
+        )
 
     def loss(self, logits: torch.Tensor, label_smoothing: float) -> torch.Tensor:
         """Mean cross entropy, a scalar; of mixed images that of both labels by their weights.
@@ -62,3 +70,25 @@ def prepare(
         return batch.images, Target(batch.labels)
     mixed = mix(batch.images, batch.labels, mixing)
     return mixed.images, Target(mixed.labels_a, mixed.labels_b, mixed.lam)
+
+
+def micro_batches(
+    images: torch.Tensor, target: Target, size: int | None
+) -> Iterator[tuple[torch.Tensor, Target, float]]:
+    """The parts of a batch that pass through the network one after the other.
+
+    Gradients of the parts' mean losses, each times its share of the images, add up to the gradient of
+    the batch's mean loss, up to rounding; batch normalisation alone sees the parts.
+
+    Args:
+        images: ``(B, ...)``.
+        target: Of these images.
+        size: Images of a part, the last one may have fewer; None: the batch is one part.
+    """
+    count = len(images)
+    if size is None or size >= count:
+        yield images, target, 1.0
+        return
+    for first in range(0, count, size):
+        part = slice(first, first + size)
+        yield images[part], target.part(part), len(images[part]) / count

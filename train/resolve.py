@@ -12,7 +12,13 @@ from loaders.factory import choose_backend
 from shards.machine import allowed_cores
 from train.config import TrainConfig
 from train.deterministic import set_deterministic
-from train.device import DTYPES, choose_compile, choose_device, choose_precision
+from train.device import (
+    DTYPES,
+    choose_compile,
+    choose_device,
+    choose_memory_format,
+    choose_precision,
+)
 from train.distributed import local_size
 
 
@@ -23,6 +29,8 @@ class Resolved:
     device: torch.device
     precision: str
     """``fp32``, ``bf16`` or ``fp16``."""
+    channels_last: bool
+    """Whether weights and activations lie in NHWC order, as the batches do."""
     compile: bool
     loader: Backend
     threads: int
@@ -30,11 +38,6 @@ class Resolved:
     reasons: dict[str, str]
     url: str | None = None
     """Where shards are streamed from; never saved, as it may hold a key."""
-
-    @property
-    def channels_last(self) -> bool:
-        """Whether weights and activations lie in NHWC order, as the batches do."""
-        return self.device.type != "mps"
 
     def autocast(self) -> torch.autocast:
         """The context in which the model runs."""
@@ -57,6 +60,7 @@ class Resolved:
         named = {
             "device": str(self.device),
             "precision": self.precision,
+            "channels_last": "on" if self.channels_last else "off",
             "compile": "on" if self.compile else "off",
             "loader": self.loader,
             "threads": str(self.threads),
@@ -76,6 +80,7 @@ def resolve(config: TrainConfig, url: str | None = None) -> Resolved:
     """
     device, device_reason = choose_device(config.device)
     precision, precision_reason = choose_precision(config.precision, config.amp, device)
+    channels_last, format_reason = choose_memory_format(config.memory_format, device)
     compiled, compile_reason = choose_compile(config.compile, device)
     loader, loader_reason = config.loader, "asked for"
     if loader == "auto" and url is not None:
@@ -94,6 +99,7 @@ def resolve(config: TrainConfig, url: str | None = None) -> Resolved:
     return Resolved(
         device=device,
         precision=precision,
+        channels_last=channels_last,
         compile=compiled,
         loader=loader,
         threads=threads,
@@ -101,6 +107,7 @@ def resolve(config: TrainConfig, url: str | None = None) -> Resolved:
         reasons={
             "device": device_reason,
             "precision": precision_reason,
+            "channels_last": format_reason,
             "compile": compile_reason,
             "loader": loader_reason,
             "threads": "asked for" if config.threads else _cores_reason(cores),

@@ -54,8 +54,9 @@ from train.evaluation import (
 from train.folder import check_new_folder, default_folder, held, new_folder, throwaway_folder
 from train.interrupt import GO_ON, SAVE, Stopped, StopRequest
 from train.log import CONFIG, SUMMARY, RunLog
-from train.loop import Session, create_optimizer, fit, resume_command, save
+from train.loop import Session, fit, resume_command, save
 from train.models import check_arch, check_batch, check_fit, create_model
+from train.optimizer import create_optimizer
 from train.record import final_pictures, final_values, hyperparameters
 from train.resolve import resolve
 from train.restore import check_same_set, restore

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from shards.errors import Interrupted, UserError
-from train.checkpoint import LAST
+from train.checkpoint import has_checkpoint
 from train.folder import held
 from train.grid import Point
 from train.log import SUMMARY
@@ -45,7 +45,7 @@ def state_of(folder: Path) -> State:
     """What a sweep has to do about the run that belongs into ``folder``."""
     if (folder / SUMMARY).is_file():
         return "finished"
-    return "to go on with" if (folder / LAST).is_file() else "to start"
+    return "to go on with" if has_checkpoint(folder) else "to start"
 
 
 def run_point(point: Point, folder: Path, source: ShardSource) -> Outcome:

@@ -17,6 +17,7 @@ from train.device import (
     c_compiler,
     choose_compile,
     choose_device,
+    choose_memory_format,
     choose_precision,
     cpu_supports_bf16,
     hidden_gpu,
@@ -207,14 +208,22 @@ def test_any_of_the_usual_compilers_is_found(machine: Machine, name: str) -> Non
     assert c_compiler() == f"/usr/bin/{name}"
 
 
+def test_the_memory_format_is_the_loaders_unless_another_is_asked_for() -> None:
+    assert choose_memory_format("auto", CPU) == (True, "as the loader's batches")
+    assert choose_memory_format("auto", MPS) == (False, "mps keeps torch's own order")
+    assert choose_memory_format("contiguous", CPU) == (False, "asked for")
+    assert choose_memory_format("channels_last", MPS) == (True, "asked for")
+
+
 def test_every_choice_is_printed_with_its_value_and_reason(machine: Machine) -> None:
     machine.cpuinfo = "flags : avx512_bf16\n"
     resolved = resolve(create_recipe("baseline"))
     assert str(resolved).startswith(
-        "device cpu (no GPU here); precision bf16 (this CPU computes bf16); compile off (on a CPU"
+        "device cpu (no GPU here); precision bf16 (this CPU computes bf16); channels_last on (as the "
+        "loader's batches); compile off (on a CPU"
     )
     assert "loader opencv (fastest decoder on a CPU)" in str(resolved)
-    assert set(resolved.reasons) | {"channels_last"} == set(resolved.to_dict())
+    assert set(resolved.reasons) == set(resolved.to_dict())
 
 
 def test_threads_that_are_asked_for_hold_for_the_model_on_a_cpu(machine: Machine) -> None:

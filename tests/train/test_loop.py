@@ -13,10 +13,12 @@ import pytest
 import torch
 import torchvision
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import v2
 
 import train.loop
 import train.objective
+from loaders.augment import AugmentConfig
 from shards.errors import JobError
 from train.batches import train_loader
 from train.checkpoint import BEST, LAST, load_content
@@ -96,6 +98,120 @@ def test_the_train_loss_weighs_the_short_last_batch_by_its_count(
     each_alike = sum(loss for loss, _ in losses) / len(losses)
     reported = metrics_of(resnet_run)[0]["train/loss"]
     assert reported != pytest.approx(each_alike, rel=1e-3)
+
+
+@pytest.fixture
+def losses_of_steps(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """The loss of each step of the runs to come, as the loop computes it."""
+    losses: list[torch.Tensor] = []
+    plain = train.objective.Target.loss
+
+    def noted(self: Any, logits: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+        losses.append(plain(self, logits, label_smoothing))
+        return losses[-1]
+
+    monkeypatch.setattr(train.objective.Target, "loss", noted)
+    return losses
+
+
+def textbook_losses(config: Any, shards: Path, *, like_ours: bool) -> list[float]:
+    """All epochs of the baseline with torchvision's own modules in NCHW; the loss of each step.
+
+    ``like_ours``: the optimizer's implementation and the normalisation's order of operations are ours.
+    """
+    torch.manual_seed(config.seed)
+    dtype = torch.get_default_dtype()
+    model = torchvision.models.resnet18(num_classes=3)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=like_ours
+    )
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, T_max=config.epochs, eta_min=config.min_lr
+    )
+    textbook = v2.Compose([v2.ToDtype(dtype, scale=True), v2.Normalize(config.mean, config.std)])
+    mean, std = torch.tensor(config.mean), torch.tensor(config.std)
+    scale, shift = (each.view(3, 1, 1) for each in (1 / (255 * std), -mean / std))
+    losses = []
+    with closing(train_loader(config, resolve(config), shards)) as loader:
+        for epoch in range(config.epochs):
+            for batch in loader.epoch(epoch):
+                images = batch.images.contiguous()
+                images = images.to(dtype) * scale + shift if like_ours else textbook(images)
+                loss = cross_entropy(model(images), batch.labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+            scheduler.step()
+    return losses
+
+
+@pytest.mark.slow
+def test_fifty_steps_in_nchw_have_the_losses_of_a_plain_loop_to_the_last_bit(
+    tiny_shards: Path, tmp_path: Path, make_config: Any, losses_of_steps: list[torch.Tensor]
+) -> None:
+    config = make_config(**RESNET | {"epochs": 10, "memory_format": "contiguous"})
+    train.run.start_run(config, tiny_shards, tmp_path / "run")
+    assert len(losses_of_steps) == 50
+    expected = textbook_losses(config, tiny_shards, like_ours=True)
+    assert [each.item() for each in losses_of_steps] == expected
+
+
+@pytest.mark.slow
+def test_in_64_bits_all_our_shortcuts_together_change_nothing(
+    tiny_shards: Path, tmp_path: Path, make_config: Any, losses_of_steps: list[torch.Tensor]
+) -> None:
+    config = make_config(**RESNET | {"epochs": 4, "memory_format": "channels_last"})
+    torch.set_default_dtype(torch.float64)
+    try:
+        train.run.start_run(config, tiny_shards, tmp_path / "run")
+        expected = textbook_losses(config, tiny_shards, like_ours=False)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert len(expected) == 20
+    assert losses_of_steps[0].dtype == torch.float64
+    assert [each.item() for each in losses_of_steps] == pytest.approx(expected, abs=1e-6, rel=0)
+
+
+class CountReads(TorchDispatchMode):
+    """Counts the operations that wait for a device: they hand a tensor's value to Python."""
+
+    WAITING = (
+        torch.ops.aten._local_scalar_dense.default,
+        torch.ops.aten.nonzero.default,
+        torch.ops.aten.equal.default,
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.reads += func in self.WAITING
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_no_step_waits_for_the_device_but_those_whose_loss_is_read(
+    tmp_path: Path, train_tiny: Any, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    reads, plain = [], train.loop.train_epoch
+
+    def counted(session: Any) -> None:
+        with CountReads() as counting:
+            plain(session)
+        reads.append(counting.reads)
+
+    monkeypatch.setattr(train.loop, "train_epoch", counted)
+    mixed = AugmentConfig(mixup_prob=0.5, cutmix_prob=0.5)
+    common = {
+        "optimizer": optimizer, "epochs": 1, "clip_norm": 1.0, "decay_norm_and_bias": False,
+        "augment": mixed, "schedule": "cosine", "warmup": 0.25, "label_smoothing": 0.1,
+    }  # fmt: skip
+    train_tiny(tmp_path / "eight steps", **common)
+    monkeypatch.setattr(train.loop, "READ_STEPS", 2)
+    train_tiny(tmp_path / "read every other step", **common)
+    assert reads == [1, STEPS // 2]
 
 
 def test_a_textbook_loop_differs_by_roundings_alone(tiny_shards: Path, make_config: Any) -> None:

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from loaders.augment import AugmentConfig
 from loaders.batch import Batch
 from loaders.mixing import draw_mixing
-from train.objective import prepare
+from train.objective import micro_batches, prepare
 from train.recipes import create_recipe
 
 SIZE, COUNT, CLASSES = 16, 8, 5
@@ -61,3 +61,25 @@ def test_the_same_images_are_mixed_in_the_same_way_whatever_batch_they_are_in(ba
     whole, _ = prepare(batch, config, epoch=1, first_position=0)
     half = Batch(batch.images[4:], batch.labels[4:], batch.ids[4:])
     assert torch.equal(prepare(half, config, epoch=1, first_position=4)[0], whole[4:])
+
+
+@pytest.mark.parametrize("size", [None, 1, 3, 8, 100])
+@pytest.mark.parametrize("cutmix", [0.0, 1.0])
+def test_the_gradients_of_micro_batches_add_up_to_that_of_the_batch(
+    batch: Batch, size: int | None, cutmix: float
+) -> None:
+    config = replace(create_recipe("baseline"), augment=AugmentConfig(cutmix_prob=cutmix))
+    images, target = prepare(batch, config, epoch=0, first_position=0)
+    network = torch.nn.Linear(3 * SIZE * SIZE, CLASSES, dtype=torch.float64)
+    pixels = images.reshape(COUNT, -1) / 255.0
+    target.loss(network(pixels.double()), 0.1).backward()
+    expected = network.weight.grad
+    assert expected is not None
+    network.zero_grad()
+    shown = 0
+    for part, of_it, share in micro_batches(pixels.double(), target, size):
+        (share * of_it.loss(network(part), 0.1)).backward()
+        shown += len(part)
+        assert len(part) <= (size or COUNT)
+    assert shown == COUNT
+    assert torch.allclose(network.weight.grad, expected, rtol=1e-6, atol=1e-9)

@@ -21,7 +21,12 @@ PUBLISHED: dict[str, Any] = {
     "batch_size": 128,
     "lr": 1e-3,
     "min_lr": 1e-6,
+    "optimizer": "adamw",
+    "schedule": "cosine-epoch",
+    "warmup": 0.0,
     "weight_decay": 1e-4,
+    "decay_norm_and_bias": True,
+    "clip_norm": None,
     "label_smoothing": 0.0,
     "seed": 12345,
     "image_size": 384,
@@ -50,10 +55,18 @@ PUBLISHED: dict[str, Any] = {
     "std": (0.1063, 0.1023, 0.1123),
     "amp": "fp16",
 }
-OF_THE_MACHINE = {"device", "precision", "compile", "loader", "threads"}
+OF_THE_MACHINE = {"device", "precision", "memory_format", "compile", "loader", "threads"}
 OF_THE_LOADER = {"read", "augment_by", "verify", "on_bad_sample", "reduced_decode"}
 WATCHING = {"wandb", "overfit_batches", "fast_dev_run", "profile", "deterministic"}
-NOT_PUBLISHED = {"arch", "patience", "subset_seed", *OF_THE_LOADER, *WATCHING}
+NOT_PUBLISHED = {
+    "arch",
+    "micro_batch",
+    "momentum",
+    "patience",
+    "subset_seed",
+    *OF_THE_LOADER,
+    *WATCHING,
+}
 
 
 def test_baseline_is_the_published_recipe() -> None:
@@ -142,6 +155,13 @@ def test_an_unknown_recipe_is_named_with_the_nearest() -> None:
         ("weight_decay", float("inf"), r"weight_decay must be in \[0, inf\), got inf"),
         ("min_lr", -1.0, r"min_lr must be in \[0, inf\), got -1.0"),
         ("min_lr", 0.1, "min_lr 0.1 is above lr 0.001"),
+        ("clip_norm", 0.0, r"clip_norm must be in \(0, inf\), got 0.0"),
+        (
+            "warmup",
+            0.1,
+            "warmup 0.1 needs a schedule that moves with every step, not cosine-epoch; choose "
+            "cosine, linear or constant",
+        ),
         ("label_smoothing", 1.0, r"label_smoothing must be in \[0, 1\), got 1.0"),
     ],
 )
@@ -152,6 +172,11 @@ def test_a_value_that_makes_no_sense_is_refused(field: str, value: Any, message:
 
 def test_mini_is_the_baseline_on_the_courses_mini_set() -> None:
     assert create_recipe("mini") == replace(create_recipe("baseline"), recipe="mini", mini=408)
+
+
+def test_small_gpu_is_the_baseline_sixteen_images_at_a_time() -> None:
+    expected = replace(create_recipe("baseline"), recipe="small-gpu", micro_batch=16)
+    assert create_recipe("small-gpu") == expected
 
 
 def test_each_recipe_says_what_it_is_for_its_command_and_its_cost() -> None:

@@ -91,6 +91,16 @@ def test_a_run_stopped_again_and_again_equals_the_unbroken_one(
         pytest.param({"loader": "synthetic"}, id="synthetic"),
         pytest.param({"sampling": "natural", "drop_last": True, "seed": 5}, id="natural"),
         pytest.param({"mini": 4, "batch_size": 4, "label_smoothing": 0.1}, id="mini"),
+        pytest.param(
+            {
+                "optimizer": "sgd",
+                "decay_norm_and_bias": False,
+                "clip_norm": 1.0,
+                "schedule": "linear",
+                "warmup": 0.3,
+            },
+            id="sgd by step",
+        ),
     ],
 )
 def test_resuming_is_exact_whatever_the_configuration(

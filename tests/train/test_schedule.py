@@ -1,12 +1,15 @@
-"""The cosine against torch's own."""
+"""The cosine against torch's own; schedules by step by their shapes."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from train.schedule import cosine_per_epoch
+from train.config import TrainConfig
+from train.schedule import cosine_per_epoch, rate_at, scheduled_rate
 
 
 @pytest.mark.parametrize(("epochs", "lr", "min_lr"), [(20, 1e-3, 1e-6), (1, 0.1, 0.0), (7, 2, 1)])
@@ -29,3 +32,52 @@ def test_the_rate_starts_at_lr_falls_each_epoch_and_ends_above_its_floor() -> No
     assert len(set(rates)) == 20
     assert rates[-1] > 1e-6
     assert cosine_per_epoch(20, 20, 1e-3, 1e-6) == pytest.approx(1e-6)
+
+
+def rates_of(config: TrainConfig, steps_per_epoch: int = 10) -> list[float]:
+    return [
+        scheduled_rate(config, epoch, step, steps_per_epoch)
+        for epoch in range(config.epochs)
+        for step in range(steps_per_epoch)
+    ]
+
+
+def test_the_baselines_rate_moves_once_an_epoch(make_config: Any) -> None:
+    rates = rates_of(make_config(epochs=20))
+    assert rates == [cosine_per_epoch(at // 10, 20, 1e-3, 1e-6) for at in range(200)]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_a_schedule_by_step_falls_with_every_step_from_lr_to_its_floor(
+    make_config: Any, schedule: str
+) -> None:
+    config = make_config(epochs=20, schedule=schedule, lr=1.0, min_lr=0.1)
+    rates = rates_of(config)
+    assert rates == sorted(rates, reverse=True)
+    assert len(set(rates)) == len(rates)
+    assert (rate_at(config, 0.0), rate_at(config, 1.0)) == pytest.approx((1.0, 0.1))
+    assert rate_at(config, 0.5) == pytest.approx(0.55)
+
+
+def test_half_a_cosine_lies_above_the_line_at_first_and_below_it_at_last(make_config: Any) -> None:
+    line, cosine = (make_config(schedule=each, min_lr=0.0) for each in ("linear", "cosine"))
+    assert rate_at(cosine, 0.25) > rate_at(line, 0.25)
+    assert rate_at(cosine, 0.75) < rate_at(line, 0.75)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_a_warm_up_rises_by_a_line_and_joins_the_schedule_without_a_jump(
+    make_config: Any, schedule: str
+) -> None:
+    config = make_config(schedule=schedule, warmup=0.2, lr=1.0)
+    assert [rate_at(config, each) for each in (0.0, 0.05, 0.1)] == pytest.approx([0, 0.25, 0.5])
+    assert rate_at(config, 0.2 - 1e-9) == pytest.approx(rate_at(config, 0.2), abs=1e-6)
+    assert max(rates_of(config)) <= 1.0
+
+
+def test_no_step_of_a_warm_up_is_lost_on_a_rate_of_nothing(make_config: Any) -> None:
+    assert min(rates_of(make_config(schedule="constant", warmup=0.5))) > 0
+
+
+def test_a_constant_rate_stays(make_config: Any) -> None:
+    assert set(rates_of(make_config(schedule="constant"))) == {1e-3}

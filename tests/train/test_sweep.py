@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import train.sweep_run
-from train.checkpoint import LAST
+from train.checkpoint import LAST, previous
 from train.log import CONFIG, SUMMARY
 from train.sweep import main
 from train.sweep_report import FAILED, RESULTS
@@ -167,12 +167,14 @@ def test_a_stopped_sweep_goes_on_where_it_was(
     assert last.endswith("--seed 1,2")
     (begun,) = runs_of(tmp_path / "sweep")
     assert (begun / LAST).is_file()
+    # A kill in the middle of a save: only the checkpoint before is there.
+    (begun / LAST).rename(previous(begun / LAST))
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     again = sweep(*asked)
     assert again.code == 0, again.err
     assert "; 1 to go on with, 1 to start; " in again.out
-    assert "\nresuming in epoch 1 after step 1\n" in again.out
+    assert "\nrun 1 of 2, to go on with: seed 1\n" in again.out
     pairs = list(zip(runs_of(tmp_path / "sweep"), runs_of(tmp_path / "unbroken"), strict=True))
     assert len(pairs) == 2
     for mine, other in pairs:
