@@ -101,8 +101,9 @@ def _speaking_alone() -> Iterator[None]:
         except Interrupted as stop:
             raise SystemExit(stop.exit_code) from None  # the first one says where it is saved
         except UserError as error:
-            error.message = f"rank {rank()}: {error.message}"
-            raise
+            failed = UserError(f"rank {rank()}: {error.format_message()}")
+            failed.exit_code = error.exit_code  # type: ignore[misc]
+            raise failed from None
         finally:
             sys.stdout = before
 
@@ -206,7 +207,7 @@ def parallel(model: nn.Module, *, sync_batchnorm: bool) -> nn.Module:
     if size() == 1:
         return model
     if sync_batchnorm:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
