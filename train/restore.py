@@ -91,10 +91,14 @@ def _restore_random_state(session: Session, saved: Checkpoint) -> None:
         return
     assert saved.rng is not None
     device = session.resolved.device
-    own = (lambda state: state[rank()]) if size() > 1 else (lambda state: state)
-    torch.set_rng_state(own(saved.rng))
+    torch.set_rng_state(_own(saved.rng))
     if saved.cuda_rng is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(own(saved.cuda_rng), device)
+        torch.cuda.set_rng_state(_own(saved.cuda_rng), device)
+
+
+def _own(state: torch.Tensor) -> torch.Tensor:
+    """This rank's row of what :func:`train.distributed.of_each` made."""
+    return state[rank()] if size() > 1 else state
 
 
 def _check_position(session: Session, done: Progressed) -> None:
