@@ -211,7 +211,8 @@ def test_no_step_waits_for_the_device_but_those_whose_loss_is_read(
     train_tiny(tmp_path / "eight steps", **common)
     monkeypatch.setattr(train.loop, "READ_STEPS", 2)
     train_tiny(tmp_path / "read every other step", **common)
-    assert reads == [1, STEPS // 2]
+    of_a_reading = 2  # the sum of the losses, and the last one for the curve
+    assert reads == [of_a_reading * 1, of_a_reading * STEPS // 2]
 
 
 def test_a_textbook_loop_differs_by_roundings_alone(tiny_shards: Path, make_config: Any) -> None:
@@ -344,7 +345,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_checkpoint(
     tmp_path: Path, train_tiny: Any, monkeypatch: pytest.MonkeyPatch, resume: Any
 ) -> None:
     rates = {0: 1e-3, 1: 1e30, 2: 1e-3}
-    monkeypatch.setattr(train.loop, "cosine_per_epoch", lambda epoch, *_: rates[epoch])
+    monkeypatch.setattr(train.loop, "scheduled_rate", lambda config, epoch, *_: rates[epoch])
     kept = tmp_path / "run" / LAST
     with pytest.raises(JobError) as failed:
         train_tiny(tmp_path / "run")
