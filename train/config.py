@@ -24,6 +24,7 @@ Schedule = Literal["cosine-epoch", "cosine", "linear", "constant"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MemoryFormat = Literal["auto", "channels_last", "contiguous"]
 Switch = Literal["auto", "on", "off"]
+Head = Literal["random", "fitted", "only"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,17 @@ class TrainConfig:
     """What all other fields start from."""
     arch: str = "resnet101"
     """A classification model of torchvision, else of timm; timm:NAME is timm's own."""
+
+    # Where it starts; docs/recipes.md
+    weights: str | None = None
+    """What the network starts from: imagenet, or a file of weights (.pt, .safetensors); none: random."""
+    finetune_from: str | None = None
+    """A run folder or checkpoint to start from, of hyphae or of the course; decides arch as well."""
+    head: Head = "random"
+    """How the last layer begins. fitted: to the features of the network as it starts, and then all
+    layers train; only: fitted, and nothing else is trained."""
+    backbone_lr: float = 1.0
+    """Learning rate of all layers but the last, as a share of lr."""
 
     # How long
     epochs: int = 20
@@ -156,6 +168,13 @@ class TrainConfig:
             check_limits(name, getattr(self, name))
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
+        if self.weights is not None and self.finetune_from is not None:
+            raise ValueError("weights and finetune_from both say where to start; give one of them")
+        if self.head != "random" and self.weights is None and self.finetune_from is None:
+            raise ValueError(
+                f"head {self.head} needs weights or finetune_from: features of a random network say "
+                "nothing"
+            )
         if self.overfit_batches is not None and self.fast_dev_run:
             raise ValueError(
                 "overfit_batches and fast_dev_run exclude each other; give one of them"

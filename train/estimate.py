@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from loaders.batch import Batch
 from train.distributed import size
+from train.features import fast_network
 from train.loop import Session
 
 STEPS = 2
@@ -30,6 +31,7 @@ class Estimate:
     """Measured speeds and what follows from them."""
 
     step_images_per_s: float
+    """Of forward and backward; of the forward pass alone where the network is frozen."""
     loader_images_per_s: float
     seconds: float
     """Of the whole run, evaluations included."""
@@ -42,9 +44,14 @@ def estimate(session: Session, test_images: int) -> Estimate:
     """
     config = session.config
     batch, loader_s = _measure_loader(session)
+    on_cpu = session.resolved.device.type == "cpu"
+    if config.head == "only":
+        forward_s = _measure_features(session, batch)
+        passes = config.epochs * session.train.samples_per_epoch + 2 * session.val.samples_per_epoch
+        image_s = forward_s + loader_s if on_cpu else max(forward_s, loader_s)
+        return Estimate(1 / forward_s, 1 / loader_s, (passes + test_images) * image_s)
     step_s = _measure_step(session, batch)
     step_s, loader_s = step_s / size(), loader_s / size()  # as many work side by side
-    on_cpu = session.resolved.device.type == "cpu"
     train_s = step_s + loader_s if on_cpu else max(step_s, loader_s)
     eval_s = EVAL_SHARE * step_s + loader_s if on_cpu else max(EVAL_SHARE * step_s, loader_s)
     train_images = (config.epochs - session.done.epoch) * session.train.samples_per_epoch
@@ -53,12 +60,29 @@ def estimate(session: Session, test_images: int) -> Estimate:
 
 
 def _measure_loader(session: Session) -> tuple[Batch, float]:
-    """A training batch, and seconds an image with nothing else running."""
-    start, images = time.perf_counter(), 0
+    """The first training batch, and seconds an image with nothing else running.
+
+    Not a later one: of a short last batch a rank may have no image.
+    """
+    start = time.perf_counter()
     with closing(session.train.epoch(session.done.epoch)) as batches:
-        for batch in islice(batches, LOADER_BATCHES):
-            images += len(batch)
-    return batch, (time.perf_counter() - start) / images
+        taken = list(islice(batches, LOADER_BATCHES))
+    images = sum(len(each) for each in taken)
+    return taken[0], (time.perf_counter() - start) / images
+
+
+def _measure_features(session: Session, batch: Batch) -> float:
+    """Seconds an image of the frozen network, after a warm-up."""
+    network, _ = fast_network(
+        session.model, session.num_classes, session.config.image_size, session.resolved
+    )
+    with torch.inference_mode():
+        times = []
+        for _ in range(1 + STEPS):
+            start = time.perf_counter()
+            network(batch.images).sum().item()  # waits for the device
+            times.append(time.perf_counter() - start)
+    return min(times[1:]) / len(batch)
 
 
 def _measure_step(session: Session, batch: Batch) -> float:

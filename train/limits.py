@@ -38,6 +38,7 @@ LIMITS = {
     "batch_size": Bounds(1, 65_536),
     "lr": POSITIVE,
     "min_lr": NOT_NEGATIVE,
+    "backbone_lr": Bounds(0.0, 1.0, without_low=True),
     "warmup": SHARE,
     "momentum": SHARE,
     "weight_decay": NOT_NEGATIVE,

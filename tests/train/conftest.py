@@ -120,6 +120,13 @@ def finished_run(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return out
 
 
+@pytest.fixture
+def start(tmp_path: Path, finished_run: Path) -> Path:
+    """A checkpoint to start from, in the current folder."""
+    (tmp_path / "start").symlink_to(finished_run)
+    return tmp_path / "start"
+
+
 class StopAfter(Protocol):
     """From now on a run gets a signal when it asks for the ``count``-th time whether to stop."""
 

@@ -17,6 +17,10 @@ from train.recipes import RECIPES, create_recipe, describe_recipes
 
 PUBLISHED: dict[str, Any] = {
     "recipe": "baseline",
+    "weights": None,
+    "finetune_from": None,
+    "head": "random",
+    "backbone_lr": 1.0,
     "epochs": 20,
     "batch_size": 128,
     "lr": 1e-3,

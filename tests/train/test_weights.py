@@ -12,9 +12,8 @@ from safetensors.torch import save_file
 
 from shards.errors import UserError
 from train.models import classifier_layer, create_model
+from train.recipes import PACKAGED_MEAN, PACKAGED_STD
 from train.weights import (
-    PACKAGED_MEAN,
-    PACKAGED_STD,
     Weights,
     key_report,
     load_packaged,

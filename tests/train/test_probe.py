@@ -1,0 +1,172 @@
+"""The probe: features once, kept in the run folder, and an ordinary checkpoint at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import train.probe
+from shards.errors import Interrupted, UserError
+from train.checkpoint import BEST, LAST, load_checkpoint
+from train.evaluate import main as evaluate_main
+from train.features import Features, fast_network, last_layer
+from train.log import LOG, SUMMARY
+from train.models import Classifier, create_model
+from train.resolve import resolve
+
+
+@pytest.fixture(autouse=True)
+def few_penalties(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path of two solutions: a fit takes a second where other programs are at work."""
+    monkeypatch.setattr(train.probe, "PENALTIES", (1.0, 0.1))
+
+
+ONLY = {"head": "only", "finetune_from": "start", "epochs": 2, "sampling": "natural"}
+
+
+@pytest.mark.usefixtures("start")
+def test_only_the_last_layer_changes_and_evaluate_repeats_the_row(
+    train_tiny: Any, tmp_path: Path, finished_run: Path, command_line: Any
+) -> None:
+    summary = train_tiny(tmp_path / "run", **ONLY)
+    before, after = (
+        load_checkpoint(each / BEST).model for each in (finished_run, tmp_path / "run")
+    )
+    changed = {name for name, each in before.items() if not torch.equal(each, after[name])}
+    assert changed == {"8.weight", "8.bias"}
+    lines = (tmp_path / "run" / LOG).read_text().splitlines()
+    assert any(line.endswith("is best on val") for line in lines)
+    assert any(line.startswith("starting from start: ") for line in lines)
+    (row,) = (line for line in lines if line.startswith("test: "))
+    ended = command_line(evaluate_main, tmp_path / "run")
+    assert (ended.code, ended.out.splitlines()[0]) == (0, row)
+    assert summary["epochs"] == summary["best_epoch"] == 2
+
+
+@pytest.mark.usefixtures("start")
+def test_the_head_does_better_than_the_one_it_replaces(train_tiny: Any, tmp_path: Path) -> None:
+    """On the photographs that it was fitted to."""
+    train_tiny(tmp_path / "run", **ONLY)
+    (row,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(row)["train/loss"] < 1.0986  # of three classes that are told apart by chance
+
+
+@pytest.mark.usefixtures("start")
+def test_features_are_kept_by_pass_and_hold_every_photograph_once(
+    train_tiny: Any, tmp_path: Path, tiny_shards: Path
+) -> None:
+    train_tiny(tmp_path / "run", **ONLY)
+    kept = {each.name: np.load(each) for each in (tmp_path / "run" / "features").iterdir()}
+    assert set(kept) == {"train-1.npz", "train-2.npz", "val.npz"}
+    first, second = kept["train-1.npz"], kept["train-2.npz"]
+    assert len(np.unique(first["ids"])) == len(first["ids"])
+    assert sorted(first["ids"]) == sorted(second["ids"])
+    # The second pass is augmented.
+    orders = [np.argsort(each["ids"]) for each in (first, second)]
+    assert not np.allclose(first["features"][orders[0]], second["features"][orders[1]])
+
+
+@pytest.mark.usefixtures("start")
+def test_a_stopped_probe_goes_on_with_the_passes_that_are_complete(
+    train_tiny: Any, tmp_path: Path, stop_after: Any, resume: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train_tiny(tmp_path / "whole", **ONLY)
+    stop_after(7)  # in the second pass: each has five batches
+    with pytest.raises(Interrupted, match="the passes that are complete are kept, go on with: "):
+        train_tiny(tmp_path / "run", **ONLY)
+    extracted = []
+    extract = train.probe.extract
+
+    def counting(*args: Any) -> Any:
+        extracted.append(args[4])
+        return extract(*args)
+
+    monkeypatch.setattr(train.probe, "extract", counting)
+    done = resume(tmp_path / "run")
+    assert extracted == ["train-2", "val"]
+    assert done["test"] == whole["test"]
+
+
+@pytest.mark.usefixtures("start")
+def test_a_fitted_head_is_where_training_of_all_layers_begins(
+    train_tiny: Any, tmp_path: Path, finished_run: Path
+) -> None:
+    fields = ONLY | {"head": "fitted", "backbone_lr": 0.1, "epochs": 1}
+    train_tiny(tmp_path / "run", **fields)
+    before, after = (
+        load_checkpoint(each / BEST).model for each in (finished_run, tmp_path / "run")
+    )
+    assert all(not torch.equal(before[name], after[name]) for name in ("0.weight", "8.weight"))
+    groups = torch.load(tmp_path / "run" / LAST, weights_only=True)["optimizer"]["param_groups"]
+    assert [group["lr_share"] for group in groups] == [1.0, 0.1]
+    assert groups[1]["lr"] == pytest.approx(0.1 * groups[0]["lr"])
+    assert [len(group["params"]) for group in groups] == [2, 5]
+
+
+@pytest.fixture
+def model(make_config: Any) -> Classifier:
+    torch.manual_seed(4)
+    config = make_config()
+    model = create_model("tf_efficientnet_lite0", 3, config.mean, config.std)
+    for each in model.modules():
+        if isinstance(each, nn.BatchNorm2d):
+            nn.init.uniform_(each.running_mean, -0.2, 0.2)
+            nn.init.uniform_(each.running_var, 0.5, 2)
+    return model.eval().to(memory_format=torch.channels_last)  # as a run has it
+
+
+@torch.inference_mode()
+def test_features_are_what_the_last_layer_sees(model: Classifier, make_config: Any) -> None:
+    images = torch.randint(256, (3, 3, 64, 64), dtype=torch.uint8)
+    images = images.contiguous(memory_format=torch.channels_last)
+    seen: list[torch.Tensor] = []
+    last_layer(model.backbone, 3).register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0])
+    )
+    model(images)
+    for precision, name, tolerance in (
+        ("fp32", "ONNX Runtime", 1e-4),
+        ("bf16", "torch, bf16", 0.05),
+    ):
+        network, how = fast_network(model, 3, 64, resolve(make_config(precision=precision)))
+        assert how == name
+        torch.testing.assert_close(network(images), seen[0], rtol=tolerance, atol=tolerance)
+    assert len(seen) == 1  # the model still has its last layer, the copies have none
+
+
+def test_where_onnx_runtime_fails_torch_does_the_work(
+    model: Classifier, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no such operation\nand more")
+
+    monkeypatch.setattr(torch.onnx, "export", cannot)
+    network, how = fast_network(model, 3, 64, resolve(make_config(precision="fp32")))
+    assert how == "torch (ONNX Runtime cannot: no such operation)"
+    assert isinstance(network, Features)
+
+
+def test_a_network_without_a_linear_last_layer_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"the last layer of SqueezeNet \(classifier.1\) is no linear"
+    ):
+        last_layer(create_model("squeezenet1_0", 3, (0, 0, 0), (1, 1, 1)).backbone, 3)
+
+
+def test_a_head_for_random_features_is_refused(make_config: Any) -> None:
+    with pytest.raises(ValueError, match="head only needs weights or finetune_from"):
+        make_config(head="only")
+
+
+def test_summary_names_the_recipe_and_the_samples(
+    train_tiny: Any, tmp_path: Path, start: Path
+) -> None:
+    train_tiny(tmp_path / "run", **ONLY)
+    summary = json.loads((tmp_path / "run" / SUMMARY).read_text())
+    assert summary["samples_seen"] > 0
