@@ -143,11 +143,13 @@ def save_plain(path: Path, content: dict[str, Any], instead_of: Path | None = No
             full = free_disk(path.parent) <= NEARLY_FULL
         if not full:
             raise
-        replaced = instead_of or path
-        kept = f"; the checkpoint before it is kept ({replaced})" if replaced.exists() else ""
-        raise JobError(
-            f"cannot write {replaced}: the disk is full{kept}; free some room, then go on with --resume"
-        ) from error
+        way_on = "free some room, then start again"
+        if instead_of is not None and instead_of.exists():
+            way_on = (
+                f"the checkpoint before it is kept ({instead_of}); free some room, then go on with "
+                "--resume"
+            )
+        raise JobError(f"cannot write {instead_of or path}: the disk is full; {way_on}") from error
 
 
 def _complete(path: Path) -> Path:

@@ -53,6 +53,7 @@ from train.evaluation import (
 )
 from train.features import last_layer
 from train.folder import check_new_folder, default_folder, held, new_folder, throwaway_folder
+from train.full_disk import full_disk_as_job_error
 from train.interrupt import GO_ON, SAVE, Stopped, StopRequest
 from train.log import CONFIG, SUMMARY, RunLog
 from train.loop import Session, fit, resume_command, save
@@ -144,13 +145,13 @@ def _run(
     if source.url is None:  # of what is streamed, the tars are not here
         check_shards(shards, manifest)
     check_batch(config)
+    check_processes(config)
     if config.wandb:
         check_wandb()
     resolved = resolve(config, source.url)
     torch.manual_seed(config.seed)
     with ExitStack() as opened:
         train = opened.enter_context(closing(train_loader(config, resolved, shards)))
-        check_processes(config, train.samples_per_epoch)
         val = opened.enter_context(closing(val_loader(config, resolved, shards)))
         model = create_model(config.arch, manifest.num_classes, config.mean, config.std)
         start = load_start(model.backbone, config, manifest.num_classes) if saved is None else None
@@ -166,6 +167,7 @@ def _run(
             averaged = network if alone else torch.compile(averaged, dynamic=False)  # type: ignore[assignment]
         # A folder is made once nothing can be refused.
         folder = from_first(lambda: opened.enter_context(place))
+        opened.enter_context(full_disk_as_job_error(folder))
         if size() > 1:
             torch.manual_seed(own_seed(config.seed))
         done = saved.progress if saved else Progressed()

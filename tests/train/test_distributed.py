@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from shards.errors import UserError
 from train import distributed
 from train.checkpoint import LAST, load_checkpoint, load_content
 from train.log import LOG, SUMMARY
@@ -239,6 +240,16 @@ def test_torchrun_starts_a_run(
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch   1/1") == 1
     assert (tmp_path / "run" / SUMMARY).exists()
+
+
+def test_a_head_is_not_fitted_by_several_processes(
+    monkeypatch: pytest.MonkeyPatch, make_config: Any
+) -> None:
+    config = make_config(head="fitted", weights="imagenet")
+    distributed.check_processes(config)
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    with pytest.raises(UserError, match=r"^--head fitted fits the last layer in one process, and "):
+        distributed.check_processes(config)
 
 
 def test_one_process_needs_no_group() -> None:
