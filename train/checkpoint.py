@@ -144,11 +144,9 @@ def save_plain(path: Path, content: dict[str, Any], instead_of: Path | None = No
         if not full:
             raise
         way_on = "free some room, then start again"
-        if instead_of is not None and instead_of.exists():
-            way_on = (
-                f"the checkpoint before it is kept ({instead_of}); free some room, then go on with "
-                "--resume"
-            )
+        if instead_of is not None and has_checkpoint(instead_of.parent):
+            kept = instead_of if instead_of.exists() else instead_of.parent / LAST
+            way_on = f"the checkpoint before it is kept ({kept}); free some room, then go on with --resume"
         raise JobError(f"cannot write {instead_of or path}: the disk is full; {way_on}") from error
 
 

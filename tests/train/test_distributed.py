@@ -208,7 +208,7 @@ def test_a_rank_that_dies_ends_the_others_with_a_clear_line(
             "--batch-size 1 is over all processes, and there are 2: each needs an ",
         ),
         ({"device": "cuda:1"}, "--device cuda:1 is for one process, and torchrun started 2; use "),
-        ({"arch": "restless", "batch_size": 2, "image_size": 3}, "holds one image"),
+        ({"arch": "pooled", "batch_size": 2}, "holds one image, on which pooled cannot train"),
     ],
 )
 def test_what_ranks_cannot_do_is_refused_by_each_in_one_line(

@@ -55,14 +55,23 @@ def fill_disk_in_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], 
 
 
 @pytest.mark.parametrize(
-    "name", [STEPS, METRICS, LOG, "events.out.tfevents", "val-confusion.png", SUMMARY, "best.pt"]
+    ("name", "epoch"),
+    [
+        (STEPS, 2),
+        ("events.out.tfevents", 2),
+        (SUMMARY, 3),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in ((METRICS, 2), (LOG, 2), ("val-confusion.png", 2), ("best.pt", 1))
+        ),
+    ],
 )
 def test_whichever_file_meets_a_full_disk_the_run_ends_in_one_line_and_goes_on(
     tmp_path: Path, train_command: Any, command_line: Any, fill_disk_in_epoch: Any,
-    monkeypatch: pytest.MonkeyPatch, finished_run: Path, outcome_of: Any, name: str,
+    monkeypatch: pytest.MonkeyPatch, finished_run: Path, outcome_of: Any, name: str, epoch: int,
 ) -> None:  # fmt: skip
     folder = tmp_path / "run"
-    fill_disk_in_epoch(name, 2)
+    fill_disk_in_epoch(name, epoch)
     ended = train_command("--epochs", EPOCHS, "--out", folder)
     assert ended.code == 1
     (line,) = ended.err.splitlines()
