@@ -97,8 +97,11 @@ def _restore_random_state(session: Session, saved: Checkpoint) -> None:
 
 
 def _own(state: torch.Tensor) -> torch.Tensor:
-    """This rank's row of what :func:`train.distributed.of_each` made."""
-    return state[rank()] if size() > 1 else state
+    """This rank's row of what :func:`train.distributed.of_each` made.
+
+    A copy: torch's generator reads a row within a larger tensor from the wrong place, and crashes.
+    """
+    return state[rank()].clone() if size() > 1 else state
 
 
 def _check_position(session: Session, done: Progressed) -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from shards.errors import UserError
-from train import distributed
+from train import distributed, restore
 from train.checkpoint import LAST, load_checkpoint, load_content
 from train.log import LOG, SUMMARY
 
@@ -43,6 +43,23 @@ def test_each_rank_draws_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
         seeds += [distributed.own_seed(1), distributed.own_seed(1, 36), distributed.own_seed(2)]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= each < 2**63 for each in seeds)
+
+
+def test_each_rank_gets_its_own_random_numbers_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.random.fork_rng():
+        states, drawn = [], []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            states.append(torch.get_rng_state())
+            drawn.append(torch.rand(3))
+        rows = torch.stack(states)
+        monkeypatch.setattr(restore, "size", lambda: 2)
+        for rank in (0, 1):
+            monkeypatch.setattr(restore, "rank", lambda rank=rank: rank)
+            own = restore._own(rows)
+            assert own.storage_offset() == 0  # else the next line ends the process
+            torch.set_rng_state(own)
+            assert torch.equal(torch.rand(3), drawn[rank])
 
 
 def free_port() -> int:
