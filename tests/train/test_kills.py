@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from train.checkpoint import LAST
-from train.log import SUMMARY
+from train.log import LOG, SUMMARY
 
 EPOCHS = 10
 EVERY_STEPS = 3
-ATTEMPTS = 50
-"""A moment may come after the end of the run: then there was nothing to kill."""
+ATTEMPTS = 2
+"""For each kill: a moment in the last epoch may come after the end of the run."""
 
 
 def options(shards: Path, folder: Path) -> list[object]:
@@ -33,13 +33,13 @@ def options(shards: Path, folder: Path) -> list[object]:
 def unbroken(
     trainer: Any, tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, float]:
-    """A run that nothing disturbed, and the seconds from its first checkpoint to its end."""
+    """A run that nothing disturbed, and the seconds that an epoch took."""
     folder = tmp_path_factory.mktemp("unbroken") / "run"
     pid, out = trainer.start(options(tiny_shards, folder))
     trainer.wait_for(folder / LAST)
     start = time.monotonic()
     assert trainer.wait(pid) == 0, out.read_text()
-    return folder, time.monotonic() - start
+    return folder, (time.monotonic() - start) / EPOCHS
 
 
 @pytest.mark.slow
@@ -54,14 +54,16 @@ def test_a_training_that_is_ended_at_a_random_moment_and_resumed_equals_the_unbr
     trainer: Any, tiny_shards: Path, tmp_path: Path, unbroken: tuple[Path, float],
     outcome_of: Callable[[Path], dict[str, Any]], signum: signal.Signals, times: int, code: int,
 ) -> None:  # fmt: skip
-    theirs, seconds = unbroken
+    theirs, epoch_s = unbroken
     expected = outcome_of(theirs)
     chance, ended, equal = random.Random(int(signum)), 0, 0
-    for attempt in range(ATTEMPTS):
-        folder, moment = tmp_path / f"run {attempt}", chance.uniform(0, seconds)
+    for attempt in range(ATTEMPTS * times):
+        folder, epochs = tmp_path / f"run {attempt}", chance.randrange(EPOCHS)
         pid, out = trainer.start(options(tiny_shards, folder))
         trainer.wait_for(folder / LAST)
-        time.sleep(moment)
+        if epochs:
+            trainer.wait_for(folder / LOG, f"epoch {epochs:>3}/{EPOCHS}")
+        time.sleep(chance.uniform(0, epoch_s))
         os.kill(pid, signum)
         status = trainer.wait(pid)
         if (folder / SUMMARY).exists():

@@ -128,9 +128,10 @@ def test_two_starts_are_refused(make_config: Any) -> None:
 def test_a_file_of_spoiled_weights_ends_the_command_before_a_folder_is_made(
     tmp_path: Path, train_command: Any
 ) -> None:
-    weights = {name: each * torch.nan for name, each in backbone("tinynet", 3).state_dict().items()}
+    arch = "shufflenet_v2_x0_5"
+    weights = {name: each * torch.nan for name, each in backbone(arch, 3).state_dict().items()}
     torch.save(weights, tmp_path / "spoiled.pt")
-    ended = train_command("--weights", tmp_path / "spoiled.pt", "--mean", "0,0,0", "--out", "run")
+    ended = train_command("--arch", arch, "--weights", tmp_path / "spoiled.pt", "--out", "run")
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
     assert ended.err.startswith(f"error: {tmp_path / 'spoiled.pt'} is of no use: ")
     assert not Path("run").exists()
