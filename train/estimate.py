@@ -91,7 +91,7 @@ def _measure_step(session: Session, batch: Batch) -> float:
     before = deepcopy(session.model.state_dict())  # with the versions that it carries
     session.network.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        most = min(len(batch), session.config.micro_batch or len(batch))
+        most = min(len(batch), session.resolved.micro_batch or len(batch))
         few = min(most, FEW_IMAGES) if device.type == "cpu" else most
         seconds = _time_steps(session, batch, few)
         if few < most and seconds < QUICK_STEP_S:

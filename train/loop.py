@@ -212,7 +212,7 @@ def add_gradients(
     """
     config = session.config
     loss = torch.zeros((), device=session.resolved.device)
-    parts = list(micro_batches(images, target, config.micro_batch))
+    parts = list(micro_batches(images, target, session.resolved.micro_batch))
     for number, (part, asked_of_it, share) in enumerate(parts, 1):
         with exchanged(session.parallel, number == len(parts)):
             with session.resolved.autocast():

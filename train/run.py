@@ -155,7 +155,8 @@ def _run(
         val = opened.enter_context(closing(val_loader(config, resolved, shards)))
         model = create_model(config.arch, manifest.num_classes, config.mean, config.std)
         start = load_start(model.backbone, config, manifest.num_classes) if saved is None else None
-        check_fit(model, config, train.samples_per_epoch)
+        asked = replace(config, micro_batch=resolved.micro_batch)
+        check_fit(model, asked, train.samples_per_epoch)
         network = prepare_model(model, resolved)
         head = None
         if config.backbone_lr != 1:
@@ -163,8 +164,9 @@ def _run(
         averaged = parallel(network, sync_batchnorm=config.sync_batchnorm)
         if resolved.compile:
             alone = averaged is network
-            network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
-            averaged = network if alone else torch.compile(averaged, dynamic=False)  # type: ignore[assignment]
+            how: dict[str, Any] = {"dynamic": False, "mode": resolved.compile_mode}
+            network = torch.compile(network, **how)
+            averaged = network if alone else torch.compile(averaged, **how)
         # A folder is made once nothing can be refused.
         folder = from_first(lambda: opened.enter_context(place))
         opened.enter_context(full_disk_as_job_error(folder))

@@ -29,7 +29,7 @@ from train.recipes import create_recipe
 ENVIRONMENT = "HYPHAE_TRAIN_"
 AUTO, NONE = "auto", "none"
 """How text says that a field is not set: of what is then chosen by itself, and of the rest."""
-CHOSEN = ("threads",)
+CHOSEN = ("threads", "prefetch", "hw_decoder_load", "micro_batch")
 
 
 @dataclass(frozen=True, slots=True)
