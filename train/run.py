@@ -164,9 +164,11 @@ def _run(
         averaged = parallel(network, sync_batchnorm=config.sync_batchnorm)
         if resolved.compile:
             alone = averaged is network
-            how: dict[str, Any] = {"dynamic": False, "mode": resolved.compile_mode}
-            network = torch.compile(network, **how)
-            averaged = network if alone else torch.compile(averaged, **how)
+            mode = resolved.compile_mode
+            network = torch.compile(network, dynamic=False, mode=mode)  # type: ignore[assignment]
+            averaged = (
+                network if alone else torch.compile(averaged, dynamic=False, mode=mode)  # type: ignore[assignment]
+            )
         # A folder is made once nothing can be refused.
         folder = from_first(lambda: opened.enter_context(place))
         opened.enter_context(full_disk_as_job_error(folder))
