@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from loaders.batch import Batch
+from train.distributed import size
 from train.features import fast_network
 from train.loop import Session
 
@@ -50,6 +51,7 @@ def estimate(session: Session, test_images: int) -> Estimate:
         image_s = forward_s + loader_s if on_cpu else max(forward_s, loader_s)
         return Estimate(1 / forward_s, 1 / loader_s, (passes + test_images) * image_s)
     step_s = _measure_step(session, batch)
+    step_s, loader_s = step_s / size(), loader_s / size()  # as many work side by side
     train_s = step_s + loader_s if on_cpu else max(step_s, loader_s)
     eval_s = EVAL_SHARE * step_s + loader_s if on_cpu else max(EVAL_SHARE * step_s, loader_s)
     train_images = (config.epochs - session.done.epoch) * session.train.samples_per_epoch
@@ -58,12 +60,15 @@ def estimate(session: Session, test_images: int) -> Estimate:
 
 
 def _measure_loader(session: Session) -> tuple[Batch, float]:
-    """A training batch, and seconds an image with nothing else running."""
-    start, images = time.perf_counter(), 0
+    """The first training batch, and seconds an image with nothing else running.
+
+    Not a later one: of a short last batch a rank may have no image.
+    """
+    start = time.perf_counter()
     with closing(session.train.epoch(session.done.epoch)) as batches:
-        for batch in islice(batches, LOADER_BATCHES):
-            images += len(batch)
-    return batch, (time.perf_counter() - start) / images
+        taken = list(islice(batches, LOADER_BATCHES))
+    images = sum(len(each) for each in taken)
+    return taken[0], (time.perf_counter() - start) / images
 
 
 def _measure_features(session: Session, batch: Batch) -> float:
@@ -98,11 +103,13 @@ def _measure_step(session: Session, batch: Batch) -> float:
 def _time_steps(session: Session, batch: Batch, count: int) -> float:
     """Seconds of a step on the first ``count`` images, the best of a few after a warm-up."""
     images, labels = batch.images[:count], batch.labels[:count]
+    # On a CPU one process may measure more steps than another, so they must not wait for each other.
+    network = session.network if session.resolved.device.type == "cpu" else session.parallel
     times = []
     for _ in range(1 + STEPS):
         start = time.perf_counter()
         with session.resolved.autocast():
-            loss = cross_entropy(session.network(images), labels)
+            loss = cross_entropy(network(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         session.optimizer.zero_grad(set_to_none=True)
         loss.detach().item()  # waits for the device

@@ -19,6 +19,7 @@ from train.device import (
     choose_memory_format,
     choose_precision,
 )
+from train.distributed import local_size
 from train.tuned import CompileMode, Tuned, read_profile
 
 
@@ -103,10 +104,11 @@ def resolve(config: TrainConfig, url: str | None = None) -> Resolved:
         loader, loader_reason = "webdataset", "the shards are streamed"
     elif loader == "auto":
         loader, loader_reason = choose_backend(device.type)
-    cores = allowed_cores()
-    tuned, problem = read_profile(device)
+    cores = max(1, allowed_cores() // local_size())
+    # What bench tune finds is for a process that has the machine to itself.
+    tuned, problem = read_profile(device) if local_size() == 1 else (None, None)
     found = _Found(config, tuned)
-    threads, threads_reason = found.choose("threads", cores, f"{cores} cores allowed")
+    threads, threads_reason = found.choose("threads", cores, _cores_reason(cores))
     prefetch, prefetch_reason = found.choose("prefetch", PREFETCH, "default")
     micro_batch, micro_reason = found.choose("micro_batch", None, "the batch")
     compile_mode, mode_reason = found.choose("compile_mode", "default", "torch's own")
@@ -145,6 +147,11 @@ def resolve(config: TrainConfig, url: str | None = None) -> Resolved:
             "micro_batch": micro_reason,
         },
     )
+
+
+def _cores_reason(cores: int) -> str:
+    shared = f" for each of {local_size()} processes" if local_size() > 1 else ""
+    return f"{cores} cores allowed{shared}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 with importing():
     from train.grid import digest_of, grid, read_values, sizes
     from train.settings import FIELDS, Layer, load_layers
+from train.safety import Safety, checkpoint_every_of, duration_of
 
+STARTED = time.monotonic()
 MAX_TRIALS = 10_000
 
 
@@ -57,6 +60,19 @@ def list_options(command: Callable[..., Any]) -> Callable[..., Any]:
     type=click.Path(path_type=Path),
     help="A TOML file of fields that are the same in all runs.",
 )
+@click.option(
+    "--time-limit",
+    metavar="TIME",
+    callback=duration_of,
+    help="Save and end with exit code 124 so long after the start: 45m, 3h55m.",
+)
+@click.option(
+    "--checkpoint-every",
+    metavar="TIME|STEPS",
+    callback=checkpoint_every_of,
+    show_default="10m",
+    help="What a kill may cost at most: a time, a number of steps, or both (10m,500).",
+)
 @click.option("--dry-run", is_flag=True, help="Print the number of runs, list them and end.")
 @click.option("--search", type=click.Choice(["tpe", "random"]), help="Let optuna choose values.")
 @click.option("--trials", type=click.IntRange(1, MAX_TRIALS), help="Runs of a search, in all.")
@@ -72,6 +88,8 @@ def main(
     shards: str | None,
     out: Path | None,
     config_file: Path | None,
+    time_limit: float | None,
+    checkpoint_every: dict[str, Any] | None,
     dry_run: bool,
     search: Search | None,
     trials: int | None,
@@ -109,7 +127,8 @@ def main(
         )
         digest = digest_of(content)
         folder = out or (path_setting("log_dir") or Path("runs")) / f"sweep-{digest}"
-        session = Session(folder, source, fingerprint, shlex.join(sys.argv[1:]))
+        safety = Safety(started=STARTED, time_limit_s=time_limit, **checkpoint_every or {})
+        session = Session(folder, source, fingerprint, safety, shlex.join(sys.argv[1:]))
         if request is not None:
             session.search(request, digest, dry_run)
         else:

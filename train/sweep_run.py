@@ -19,6 +19,7 @@ from train.folder import held
 from train.grid import Point
 from train.log import SUMMARY
 from train.run import resume_run, start_run
+from train.safety import Safety
 from train.source import ShardSource
 
 TRACEBACK = "traceback.txt"
@@ -48,14 +49,14 @@ def state_of(folder: Path) -> State:
     return "to go on with" if has_checkpoint(folder) else "to start"
 
 
-def run_point(point: Point, folder: Path, source: ShardSource) -> Outcome:
+def run_point(point: Point, folder: Path, source: ShardSource, safety: Safety) -> Outcome:
     """Bring a run to its end, from wherever it is.
 
     Raises:
-        Interrupted: A signal asked to stop; the run is saved.
+        Interrupted: A signal or the time limit asked to stop; the run is saved.
     """
     try:
-        summary = _finish(point, folder, source)
+        summary = _finish(point, folder, source, safety)
     except (Interrupted, BrokenPipeError):
         raise
     except UserError as error:
@@ -70,16 +71,16 @@ def run_point(point: Point, folder: Path, source: ShardSource) -> Outcome:
     return Outcome(values=point.values, folder=folder, summary=summary)
 
 
-def _finish(point: Point, folder: Path, source: ShardSource) -> Mapping[str, Any]:
+def _finish(point: Point, folder: Path, source: ShardSource, safety: Safety) -> Mapping[str, Any]:
     state = state_of(folder)
     if state == "finished":
         return read_summary(folder)
     if state == "to go on with":
-        return resume_run(folder, str(source.url or source.directory))
+        return resume_run(folder, str(source.url or source.directory), safety)
     if folder.exists():  # killed or failed before its first checkpoint: nothing to keep
         with held(folder):
             shutil.rmtree(folder)
-    return start_run(point.config, source, folder)
+    return start_run(point.config, source, folder, safety)
 
 
 def read_summary(folder: Path) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from shards.errors import Interrupted, JobError, UserError
 from train.folder import held
 from train.grid import Point, describe
 from train.log import CONFIG
+from train.safety import Safety
 from train.search import Request, Study
 from train.source import ShardSource
 from train.sweep_report import RESULTS, table_lines, write_results
@@ -32,6 +33,7 @@ class Session:
     folder: Path
     source: ShardSource
     fingerprint: str
+    safety: Safety
     arguments: str
     """Of the command that goes on."""
     outcomes: list[Outcome] = field(default_factory=list)
@@ -40,7 +42,7 @@ class Session:
         """Run every point.
 
         Raises:
-            Interrupted: A signal asked to stop; everything is saved.
+            Interrupted: A signal or the time limit asked to stop; everything is saved.
             JobError: Some runs failed.
         """
         states = [state_of(self._place(each)) for each in points]
@@ -63,7 +65,7 @@ class Session:
             dry_run: Only say what would be done.
 
         Raises:
-            Interrupted: A signal asked to stop; everything is saved.
+            Interrupted: A signal or the time limit asked to stop; everything is saved.
             JobError: Some runs failed.
         """
         runs = f"{request.trials} run{'s' * (request.trials > 1)}"
@@ -89,7 +91,7 @@ class Session:
         if (state := state_of(place)) != "finished":
             number = len(self.outcomes) + 1
             click.echo(f"\nrun {number} of {total}, {state}: {point}")
-        outcome = run_point(point, place, self.source)
+        outcome = run_point(point, place, self.source, self.safety)
         if outcome.error:
             click.echo(f"failed: {outcome.error}")
         return outcome

@@ -120,7 +120,8 @@ def load_weights(backbone: nn.Module, weights: Weights, num_classes: int, where:
         where: What messages call the weights.
 
     Raises:
-        UserError: A tensor is missing, unexpected, or of another shape; the message names them.
+        UserError: A tensor is missing, unexpected, of another shape, or holds values that are not
+            finite; the message names them.
     """
     wanted = backbone.state_dict()
     head = classifier_layer(backbone, num_classes)
@@ -132,6 +133,11 @@ def load_weights(backbone: nn.Module, weights: Weights, num_classes: int, where:
         weights = weights | {name: wanted[name] for name in of_head if name in weights}
     if report := key_report(wanted, weights):
         raise UserError(f"{where} does not fit {type(backbone).__name__}: {report}")
+    if spoiled := [name for name, each in weights.items() if not each.isfinite().all()]:
+        raise UserError(
+            f"{where} is of no use: {len(spoiled)} of its tensors hold values that are no finite numbers "
+            f"({_some(spoiled)}); give other weights"
+        )
     backbone.load_state_dict(weights, strict=True)
     return Loaded(len(wanted) - new_head * len(of_head), head if new_head else None)
 

@@ -123,3 +123,15 @@ def test_weights_that_lie_in_torchs_folder_need_no_network(
 def test_two_starts_are_refused(make_config: Any) -> None:
     with pytest.raises(ValueError, match="weights and finetune_from both say where to start"):
         make_config(weights="imagenet", finetune_from="a.ckpt")
+
+
+def test_a_file_of_spoiled_weights_ends_the_command_before_a_folder_is_made(
+    tmp_path: Path, train_command: Any
+) -> None:
+    arch = "shufflenet_v2_x0_5"
+    weights = {name: each * torch.nan for name, each in backbone(arch, 3).state_dict().items()}
+    torch.save(weights, tmp_path / "spoiled.pt")
+    ended = train_command("--arch", arch, "--weights", tmp_path / "spoiled.pt", "--out", "run")
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert ended.err.startswith(f"error: {tmp_path / 'spoiled.pt'} is of no use: ")
+    assert not Path("run").exists()

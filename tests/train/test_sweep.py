@@ -131,11 +131,11 @@ def test_an_error_nobody_foresaw_is_kept_with_its_traceback_and_tried_again(
     folder = tmp_path / "sweep"
     real = train.sweep_run.start_run
 
-    def broken(config: Any, source: Any, place: Path) -> Any:
+    def broken(config: Any, source: Any, place: Path, safety: Any) -> Any:
         if config.seed == 1:
             place.mkdir(parents=True)
             raise RuntimeError("CUDA out of memory\nand so on")
-        return real(config, source, place)
+        return real(config, source, place, safety)
 
     monkeypatch.setattr(train.sweep_run, "start_run", broken)
     ended = sweep("--seed", "1,2")
@@ -180,6 +180,15 @@ def test_a_stopped_sweep_goes_on_where_it_was(
     for mine, other in pairs:
         assert mine.name == other.name
         assert outcome_of(mine) == outcome_of(other)
+
+
+def test_a_time_limit_is_the_limit_of_the_sweep(sweep: Any, tmp_path: Path) -> None:
+    ended = sweep("--seed", "1,2", "--time-limit", "0.001s")
+    assert ended.code == 124
+    assert ended.err.startswith("sweep stopped, 0 of 2 runs finished; go on with: ")
+    assert len(runs_of(tmp_path / "sweep")) == 1
+    (refused,) = sweep("--seed", "1,2", "--time-limit", "soon").err.splitlines()
+    assert "'soon' is not a time such as 90s, 45m or 3h55m" in refused
 
 
 def test_a_search_runs_its_trials_and_goes_on(sweep: Any, tmp_path: Path) -> None:

@@ -115,6 +115,17 @@ def test_what_does_not_fit_is_named() -> None:
     assert key_report(many, {}) == "9 missing (layer0, layer1, layer2, layer3, ...)"
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_finite_numbers_are_refused_by_name(value: float) -> None:
+    backbone = create_model("resnet18", 3, PACKAGED_MEAN, PACKAGED_STD).backbone
+    weights = {name: each.clone() for name, each in backbone.state_dict().items()}
+    weights["layer1.0.bn1.running_var"][3] = value
+    assert refusal(backbone, weights, 3, "a.pt", of=load_weights) == (
+        "a.pt is of no use: 1 of its tensors hold values that are no finite numbers "
+        "(layer1.0.bn1.running_var); give other weights"
+    )
+
+
 class RunsACommand:
     def __init__(self, command: str) -> None:
         self.command = command
