@@ -51,10 +51,14 @@ class Loader(Protocol):
         """Samples that were damaged or did not decode and were skipped so far: id -> reason."""
         ...
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
+    def epoch(
+        self, epoch: int, first_step: int = 0, image_size: int | None = None
+    ) -> Generator[Batch]:
         """The batches of an epoch from ``first_step`` on; the batches before it are not decoded.
 
-        DALI's sequential reading alone decodes them, and drops them.
+        DALI's sequential reading alone decodes them, and drops them. Training images may come
+        smaller than the loader was opened for: ``image_size`` is their side [px], and no buffer,
+        thread or pipeline is made anew for it.
 
         A batch belongs to the caller and stays unchanged for as long as any tensor or array that
         shares its memory lives; then its memory may serve a later batch. Closing the iterator
