@@ -11,6 +11,13 @@ from tqdm import tqdm
 from shards.machine import human_time
 
 LINE_EVERY_S = 15.0
+_silent = False
+
+
+def silence() -> None:
+    """Show no progress from now on: of several processes that share a terminal, one does."""
+    global _silent
+    _silent = True
 
 
 class Progress:
@@ -24,7 +31,8 @@ class Progress:
         self._done = self._initial = initial
         self._start = self._last_line = time.perf_counter()
         self._bar = tqdm(
-            total=total, initial=initial, desc=label, unit=f" {unit}", disable=None, leave=False,
+            total=total, initial=initial, desc=label, unit=f" {unit}",
+            disable=True if _silent else None, leave=False,
             smoothing=0.1, dynamic_ncols=True,
         )  # fmt: skip
 
@@ -35,7 +43,7 @@ class Progress:
             if note:
                 self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(count)
-        elif (now := time.perf_counter()) - self._last_line >= LINE_EVERY_S:
+        elif not _silent and (now := time.perf_counter()) - self._last_line >= LINE_EVERY_S:
             self._last_line = now
             rate = (self._done - self._initial) / (now - self._start)
             left = human_time((self._total - self._done) / rate) if rate else "unknown time"

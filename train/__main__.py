@@ -100,6 +100,7 @@ def main(
         click.echo(to_toml(settle(load_layers(given_fields(fields), config_file))), nl=False)
         return
     with importing():
+        from train.distributed import from_first, processes
         from train.models import check_arch, list_archs, list_timm_archs
         from train.run import resume_run, start_run
         from train.source import shard_source
@@ -111,19 +112,21 @@ def main(
     safety = Safety(started=STARTED, time_limit_s=time_limit, **checkpoint_every or {})
     if resume is not None and resume != NEWEST:
         _refuse_options_beside_resume(context)
-        resume_run(resume, shards, safety)
+        with processes():
+            resume_run(resume, shards, safety)
         return
     config = settle(load_layers(given_fields(fields), config_file)).config
     check_arch(config.arch)
-    with shard_source(shards) as source:
-        if resume is None:
-            start_run(config, source, out, safety)
-            return
-        if out is not None:
-            raise UserError(f"--out is for a new run; to go on with that one: --resume {out}")
-        folder = newest_unfinished(config, source)
-    click.echo(f"going on with {folder}")
-    resume_run(folder, shards, safety)
+    if resume is not None and out is not None:
+        raise UserError(f"--out is for a new run; to go on with that one: --resume {out}")
+    with processes():
+        with shard_source(shards) as source:
+            if resume is None:
+                start_run(config, source, out, safety)
+                return
+            folder = from_first(lambda: newest_unfinished(config, source))
+        click.echo(f"going on with {folder}")
+        resume_run(folder, shards, safety)
 
 
 def _refuse_options_beside_resume(context: click.Context) -> None:

@@ -11,6 +11,7 @@ from loaders.config import LoaderConfig
 from loaders.factory import create_loader
 from shards.reader import ShardSet
 from train.config import TrainConfig
+from train.distributed import rank, size
 from train.few_batches import FewBatches
 from train.resolve import Resolved
 
@@ -29,6 +30,8 @@ def train_loader(config: TrainConfig, resolved: Resolved, shards: Path) -> Loade
             epoch_size=config.epoch_size,
             subset=config.train_subset,
             seed=config.seed,
+            rank=rank(),
+            world_size=size(),
             drop_last=config.drop_last,
             image_size=config.image_size,
             augment=config.augment,
@@ -75,6 +78,8 @@ def eval_config(config: TrainConfig, resolved: Resolved, shards: Path, split: st
         sampling="natural",
         subset=config.eval_subset(split),
         shuffle=False,
+        rank=rank(),
+        world_size=size(),
         image_size=config.image_size,
         resize_size=config.eval_resize,
         resample="antialias",

@@ -88,11 +88,14 @@ class Checkpoint:
     model: dict[str, torch.Tensor]
     """The backbone's, under torchvision's own names."""
     progress: Progressed
+    world_size: int = 1
+    """Processes of the session that saved it."""
 
     # In last.pt alone: nobody resumes from the best one.
     optimizer: dict[str, Any] | None = None
     scaler: dict[str, float] | None = None
     rng: torch.Tensor | None = None
+    """Of one process, or a row for each of several."""
     cuda_rng: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -111,7 +114,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     Raises:
         JobError: The disk is full.
     """
-    complete = path.with_name(f"{path.name}.new")
+    complete = _complete(path)
     save_plain(complete, {MARK: CHECKPOINT_VERSION, **content}, instead_of=path)
     if path.exists():
         path.replace(previous(path))
@@ -147,6 +150,11 @@ def save_plain(path: Path, content: dict[str, Any], instead_of: Path | None = No
         ) from error
 
 
+def _complete(path: Path) -> Path:
+    """A new checkpoint for the moment in which the old one is put aside."""
+    return path.with_name(f"{path.name}.new")
+
+
 def previous(path: Path) -> Path:
     """Where the predecessor of a checkpoint is kept."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
@@ -180,6 +188,8 @@ def load_last(folder: Path) -> tuple[Checkpoint, str | None]:
     """
     path = folder / LAST
     older = previous(path)
+    if not path.exists() and _complete(path).is_file():  # a kill came between two renames
+        _complete(path).replace(path)
     try:
         return load_checkpoint(path), None
     except DamagedCheckpoint as error:

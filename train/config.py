@@ -118,6 +118,8 @@ class TrainConfig:
     """Of fold, shots and imbalance."""
     drop_last: bool = False
     """Whether the last, short batch of an epoch is left out."""
+    sync_batchnorm: bool = False
+    """With torchrun on GPUs: batch statistics over all processes, not each one's own."""
 
     # Machine
     device: str = "auto"

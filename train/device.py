@@ -11,6 +11,7 @@ import torch
 
 from shards.errors import UserError
 from train.config import MemoryFormat, Precision, Switch
+from train.distributed import local_rank, local_size, rank, size
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NVIDIA_SMI_TIMEOUT_S = 10
@@ -22,6 +23,8 @@ def choose_device(wanted: str) -> tuple[torch.device, str]:
     Raises:
         UserError: The device was asked for by name and is not there.
     """
+    if size() > 1:
+        return _device_of_rank(wanted)
     if wanted == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda"), f"found {torch.cuda.get_device_name()}"
@@ -41,6 +44,26 @@ def choose_device(wanted: str) -> tuple[torch.device, str]:
     if device.type not in ("cpu", "cuda", "mps"):
         raise UserError(f"unknown device {wanted!r}; known: auto, cpu, cuda, cuda:N, mps")
     return device, "asked for"
+
+
+def _device_of_rank(wanted: str) -> tuple[torch.device, str]:
+    """A GPU for each process of a node, or the CPU for all."""
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise UserError(
+            f"--device {wanted} is for one process, and torchrun started {size()}; use auto, cuda or "
+            "cpu"
+        )
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "cpu":
+        return torch.device("cpu"), "asked for"
+    if wanted == "auto" and not gpus:
+        return torch.device("cpu"), hidden_gpu() or "no GPU here"
+    if local_rank() >= gpus:
+        raise UserError(
+            f"{local_size()} processes on this node, but {gpus} CUDA devices; start torchrun with "
+            f"--nproc-per-node {max(gpus, 1)}"
+        )
+    return torch.device("cuda", local_rank()), f"GPU {local_rank()} for rank {rank()}"
 
 
 def choose_precision(wanted: Precision, recipe: str, device: torch.device) -> tuple[str, str]:

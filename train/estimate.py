@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from loaders.batch import Batch
+from train.distributed import size
 from train.features import fast_network
 from train.loop import Session
 
@@ -43,13 +44,14 @@ def estimate(session: Session, test_images: int) -> Estimate:
     """
     config = session.config
     batch, loader_s = _measure_loader(session)
+    loader_s /= size()  # as many processes work side by side
     on_cpu = session.resolved.device.type == "cpu"
     if config.head == "only":
-        forward_s = _measure_features(session, batch)
+        forward_s = _measure_features(session, batch) / size()
         passes = config.epochs * session.train.samples_per_epoch + 2 * session.val.samples_per_epoch
         image_s = forward_s + loader_s if on_cpu else max(forward_s, loader_s)
         return Estimate(1 / forward_s, 1 / loader_s, (passes + test_images) * image_s)
-    step_s = _measure_step(session, batch)
+    step_s = _measure_step(session, batch) / size()
     train_s = step_s + loader_s if on_cpu else max(step_s, loader_s)
     eval_s = EVAL_SHARE * step_s + loader_s if on_cpu else max(EVAL_SHARE * step_s, loader_s)
     train_images = (config.epochs - session.done.epoch) * session.train.samples_per_epoch
@@ -98,11 +100,13 @@ def _measure_step(session: Session, batch: Batch) -> float:
 def _time_steps(session: Session, batch: Batch, count: int) -> float:
     """Seconds of a step on the first ``count`` images, the best of a few after a warm-up."""
     images, labels = batch.images[:count], batch.labels[:count]
+    # On a CPU one process may measure more steps than another, so they must not wait for each other.
+    network = session.network if session.resolved.device.type == "cpu" else session.parallel
     times = []
     for _ in range(1 + STEPS):
         start = time.perf_counter()
         with session.resolved.autocast():
-            loss = cross_entropy(session.network(images), labels)
+            loss = cross_entropy(network(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         session.optimizer.zero_grad(set_to_none=True)
         loss.detach().item()  # waits for the device

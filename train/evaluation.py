@@ -19,6 +19,7 @@ from shards.format import Manifest
 from shards.progress import Progress
 from train.batches import eval_loader
 from train.config import TrainConfig
+from train.distributed import from_each, largest_share, same_buffers, total
 from train.metrics import Scores, absent_classes, scores
 from train.models import Classifier
 from train.outputs import Outputs, joined
@@ -81,14 +82,14 @@ def evaluate(
     keep_outputs: bool = False,
     after_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Run a model over every sample of a split once.
+    """Run a model over every sample of a split once, each process over its share.
 
     Args:
         model: Takes uint8 images, returns logits; put into evaluation mode.
         loader: Of the split.
         resolved: Device and precision.
         num_classes: K.
-        pad_to: Batch size to which short batches are padded: a compiled model sees one shape.
+        pad_to: Images of a rank to which short batches are padded: a compiled model sees one shape.
         keep_outputs: Whether the result holds the logits of every image.
         after_batch: Called after each batch; may raise.
 
@@ -96,6 +97,7 @@ def evaluate(
         JobError: The loader did not yield each sample once.
     """
     model.eval()
+    same_buffers(model)
     start = time.perf_counter()
     matrix = MulticlassConfusionMatrix(num_classes).to(resolved.device)
     loss_sum = torch.zeros((), device=resolved.device)
@@ -106,6 +108,9 @@ def evaluate(
     ):
         for batch in batches:
             count = len(batch)
+            if count == 0:  # a rank's share of a last, short batch
+                after_batch()
+                continue
             images = batch.images
             if pad_to is not None and count < pad_to:
                 images = pad(images, (0, 0, 0, 0, 0, 0, 0, pad_to - count))
@@ -118,16 +123,26 @@ def evaluate(
                 kept.append(Outputs(logits, batch.labels, batch.ids))
             progress.update(count)
             after_batch()
-    confusion = matrix.compute().cpu()
+    confusion = matrix.compute().cpu()  # torchmetrics sums it over all processes
     images_seen = int(confusion.sum())
     if images_seen != loader.samples_per_epoch:
         raise JobError(f"evaluated {images_seen} images, expected {loader.samples_per_epoch}")
     return Evaluation(
         confusion,
-        float(loss_sum) / images_seen,
+        float(total(loss_sum)) / images_seen,
         time.perf_counter() - start,
-        joined(kept) if keep_outputs else None,
+        all_outputs(kept) if keep_outputs else None,
     )
+
+
+def all_outputs(kept: list[Outputs]) -> Outputs:
+    """Those of all processes, in the order of the split."""
+    shares = from_each([joined(kept)] if kept else [])
+    outputs = joined([each for share in shares for each in share])
+    if len(shares) > 1:
+        order = outputs.ids.argsort()
+        outputs = Outputs(outputs.logits[order], outputs.labels[order], outputs.ids[order])
+    return outputs
 
 
 def evaluate_split(
@@ -144,7 +159,7 @@ def evaluate_split(
     """Open a split, evaluate a (possibly compiled) model on it, close it again."""
     loader = eval_loader(config, resolved, shards, split)
     try:
-        pad_to = config.batch_size if resolved.compile else None
+        pad_to = largest_share(config.batch_size) if resolved.compile else None
         return evaluate(
             model,
             loader,

@@ -28,10 +28,25 @@ CONFIG, SUMMARY, FIGURES = "config.json", "summary.json", "figures"
 class RunLog:
     """Everything that a run tells the world goes through here."""
 
-    def __init__(self, folder: Path, samples_seen: int = 0, wandb: WandbRun | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        samples_seen: int = 0,
+        wandb: WandbRun | None = None,
+        in_epochs: int | None = None,
+    ) -> None:
+        """Go on with a record from where a checkpoint is.
+
+        Args:
+            folder: Of the run.
+            samples_seen: By the checkpoint.
+            wandb: Where the record goes, too.
+            in_epochs: How many of them in epochs that were evaluated; by default all. Else a kill
+                between an epoch's record and its checkpoint would leave that record twice.
+        """
         self.folder = folder
-        for name in (METRICS, STEPS):
-            _forget_after(folder / name, samples_seen)
+        _forget_after(folder / METRICS, samples_seen if in_epochs is None else in_epochs)
+        _forget_after(folder / STEPS, samples_seen)
         self._tensorboard = SummaryWriter(str(folder), purge_step=samples_seen + 1)
         self._wandb = wandb
 

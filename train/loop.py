@@ -24,11 +24,21 @@ from shards.progress import Progress
 from train.calibration import fit_temperature
 from train.checkpoint import BEST, LAST, Progressed, save_checkpoint
 from train.config import TrainConfig
+from train.distributed import (
+    agree,
+    exchanged,
+    is_first,
+    largest_share,
+    of_each,
+    share_start,
+    size,
+    total,
+)
 from train.evaluation import Evaluation, evaluate
 from train.interrupt import GO_ON, SAVE, TIME_LIMIT_CODE, Stopped, StopRequest
 from train.log import RunLog
 from train.models import Classifier
-from train.objective import micro_batches, prepare
+from train.objective import Target, micro_batches, prepare
 from train.optimizer import clip_gradients, set_rate
 from train.profiling import profiled
 from train.record import epoch_pictures, epoch_values, first_batch_pictures, step_values
@@ -48,12 +58,16 @@ class Session:
     model: Classifier
     network: nn.Module
     """The model as it is run: compiled or not. It shares the model's weights."""
+    parallel: nn.Module
+    """The same with gradients averaged over all processes, for steps."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     train: Loader
     val: Loader
     num_classes: int
     log: RunLog
+    """Of the first process; what the others record is thrown away."""
+    folder: Path
     stop: StopRequest
     facts: dict[str, Any]
     """Plain data that every checkpoint carries: classes, shard set, order hash, versions."""
@@ -71,7 +85,13 @@ class Session:
         return self.done.epoch * self.train.steps_per_epoch + self.done.step
 
     def asked(self) -> int:
-        """What to do after this batch: ``GO_ON``, ``SAVE``, or end with this exit code."""
+        """What to do after this batch: ``GO_ON``, ``SAVE``, or end with this exit code.
+
+        The same in all processes: what any of them is asked for.
+        """
+        return agree(self._asked_here())
+
+    def _asked_here(self) -> int:
         if self.stop.requested():
             return self.stop.exit_code
         seconds, steps = time.monotonic() - self.saved_at, self.steps_done - self.saved_step
@@ -94,7 +114,7 @@ def fit(session: Session) -> None:
                 session.val,
                 session.resolved,
                 session.num_classes,
-                pad_to=config.batch_size if session.resolved.compile else None,
+                pad_to=largest_share(config.batch_size) if session.resolved.compile else None,
                 keep_outputs=True,
                 after_batch=lambda: save_or_stop(session, session.asked()),
             )
@@ -115,8 +135,11 @@ def train_epoch(session: Session) -> None:
     # Of the last step so far: what the log says where a session goes on after the last of an epoch.
     last = max(0, done.step - 1)
     set_rate(session.optimizer, scheduled_rate(config, done.epoch, last, steps))
-    session.network.train()
-    loss_sum = torch.tensor(done.loss_sum, device=resolved.device)
+    session.parallel.train()
+    exact = torch.float32 if resolved.device.type == "mps" else torch.float64
+    # What all processes have so far stands on the first; in 53 bits, no order of adding shows.
+    so_far = done.loss_sum if is_first() else 0.0
+    loss_sum = torch.tensor(so_far, dtype=exact, device=resolved.device)
     batches = session.train.epoch(done.epoch, done.step)
     label = f"epoch {done.epoch + 1}/{config.epochs}"
     with (
@@ -129,44 +152,90 @@ def train_epoch(session: Session) -> None:
             stream = profiled(stream, steps - done.step, session.log.folder, session.log.say)
             session.profile = False
         for batch in stream:
-            images, target = prepare(
-                batch,
-                config,
-                epoch=0 if config.is_trial else done.epoch,  # always the same pixels
-                first_position=done.step * config.batch_size,
-            )
-            if not done.samples_seen:
-                pictures = first_batch_pictures(images, batch.labels, class_names)
-                session.log.figures(0, pictures)
-            loss = torch.zeros((), device=resolved.device)
-            for part, asked_of_it, share in micro_batches(images, target, config.micro_batch):
-                with resolved.autocast():
-                    logits = session.network(part)
-                    part_loss = share * asked_of_it.loss(logits, config.label_smoothing)
-                session.scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
-                loss += part_loss.detach()
+            count = images_of_step(session)
+            if len(batch):
+                images, target = prepare(
+                    batch,
+                    config,
+                    epoch=0 if config.is_trial else done.epoch,  # always the same pixels
+                    first_position=done.step * config.batch_size + share_start(count),
+                )
+                if not done.samples_seen:
+                    pictures = first_batch_pictures(images, batch.labels, class_names)
+                    session.log.figures(0, pictures)
+                loss = add_gradients(session, images, target, len(batch) * size() / count)
+            else:
+                loss = add_no_gradients(session)
             clip_gradients(session.optimizer, session.scaler, config.clip_norm)
             set_rate(session.optimizer, scheduled_rate(config, done.epoch, done.step, steps))
             session.scaler.step(session.optimizer)
             session.scaler.update()
             session.optimizer.zero_grad(set_to_none=True)
 
-            loss_sum += loss * len(batch)
+            loss = loss * (count / size())  # the sum over this process's share
+            loss_sum += loss
             done.step += 1
-            done.images += len(batch)
-            done.samples_seen += len(batch)
-            progress.update(len(batch))
+            done.images += count
+            done.samples_seen += count
+            progress.update(count)
             asked = session.asked()
             if asked != GO_ON or done.step % READ_STEPS == 0 or done.step == steps:
-                done.loss_sum = float(loss_sum)  # waits for the device
+                done.loss_sum = float(total(loss_sum))  # waits for the device
                 check_finite(session)
-                values = step_values(float(loss), learning_rate(session), config.image_size)
+                values = step_values(
+                    float(total(loss)) / count, learning_rate(session), config.image_size
+                )
                 session.log.step(done.samples_seen, values)
             if asked != GO_ON:
                 now = time.perf_counter()
                 done.train_s, start = done.train_s + now - start, now
                 save_or_stop(session, asked)
         done.train_s += time.perf_counter() - start
+
+
+def images_of_step(session: Session) -> int:
+    """Images of the global batch of this step: the last one of an epoch may be short."""
+    batch_size, train = session.config.batch_size, session.train
+    return min(batch_size, train.samples_per_epoch - session.done.step * batch_size)
+
+
+def add_gradients(
+    session: Session, images: torch.Tensor, target: Target, weight: float
+) -> torch.Tensor:
+    """Forward and backward, part by part; the loss of the batch, on the device.
+
+    Args:
+        session: Whose network.
+        images: This process's share of the batch.
+        target: What is asked of them.
+        weight: Of the share among those of all processes, whose gradients are averaged.
+    """
+    config = session.config
+    loss = torch.zeros((), device=session.resolved.device)
+    parts = list(micro_batches(images, target, config.micro_batch))
+    for number, (part, asked_of_it, share) in enumerate(parts, 1):
+        with exchanged(session.parallel, number == len(parts)):
+            with session.resolved.autocast():
+                logits = session.parallel(part)
+                part_loss = share * weight * asked_of_it.loss(logits, config.label_smoothing)
+            session.scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
+        loss += part_loss.detach()
+    return loss
+
+
+def add_no_gradients(session: Session) -> torch.Tensor:
+    """Take part in the exchange without a share of a short batch; the loss is 0.
+
+    The blank image stands for none: it must not count in the statistics of batch normalisation.
+    """
+    side = session.config.image_size
+    blank = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=session.resolved.device)
+    session.network.eval()
+    logits = session.parallel(blank.contiguous(memory_format=torch.channels_last))
+    session.network.train()
+    loss: torch.Tensor = logits.float().sum() * 0.0
+    session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
 
 
 def learning_rate(session: Session) -> float:
@@ -233,11 +302,12 @@ def save(session: Session, name: str) -> None:
     if name == LAST:
         content["optimizer"] = session.optimizer.state_dict()
         content["scaler"] = session.scaler.state_dict()
-        content["rng"] = torch.get_rng_state()
+        content["rng"] = of_each(torch.get_rng_state())
         if session.resolved.device.type == "cuda":
-            content["cuda_rng"] = torch.cuda.get_rng_state(session.resolved.device)
-    with session.stop.held_off():
-        save_checkpoint(session.log.folder / name, content)
+            content["cuda_rng"] = of_each(torch.cuda.get_rng_state(session.resolved.device))
+    if is_first():
+        with session.stop.held_off():
+            save_checkpoint(session.folder / name, content)
     session.saved_at, session.saved_step = time.monotonic(), session.steps_done
 
 
@@ -261,7 +331,7 @@ def save_and_end(session: Session, exit_code: int) -> None:
     raise Interrupted(
         f"{limit}stopped in epoch {done.epoch + 1} after step {done.step} of "
         f"{session.train.steps_per_epoch}, saved; go on with: "
-        f"{resume_command(session.log.folder)}",
+        f"{resume_command(session.folder)}",
         exit_code,
     )
 
@@ -293,7 +363,7 @@ def check_weights(session: Session) -> None:
 
 
 def _kept(session: Session) -> str:
-    return f"The checkpoint before that is kept: {session.log.folder / LAST}"
+    return f"The checkpoint before that is kept: {session.folder / LAST}"
 
 
 def _timed(batches: Iterator[Batch], done: Progressed) -> Iterator[Batch]:

@@ -16,6 +16,7 @@ from torch import nn
 from shards.errors import UserError, unknown_name
 from shards.machine import available_memory, human_bytes
 from train.config import TrainConfig
+from train.distributed import share_sizes, size
 
 TIMM = "timm:"
 """Before the name of an architecture: timm's, where torchvision has one of that name too."""
@@ -159,14 +160,17 @@ def check_fit(model: Classifier, config: TrainConfig, images_per_epoch: int) -> 
     option = "micro-batch" if config.micro_batch else "batch-size"
     at_once = config.micro_batch or config.batch_size
     batches = (config.batch_size, images_per_epoch % config.batch_size)
-    if at_once != 1 and all(each % at_once != 1 for each in batches):
+    shares = {each for batch in batches for each in share_sizes(batch)}
+    if at_once != 1 and all(each % at_once != 1 and each != 1 for each in shares):
+        return
         return
     try:
         with torch.no_grad():
             deepcopy(model).train()(image)
     except ValueError:  # batch normalisation over a single value
+        over = f" over {size()} processes" if size() > 1 else ""
         raise UserError(
-            f"the last batch of an epoch ({images_per_epoch} images, --{option} {at_once}) holds "
-            f"one image, on which {config.arch} cannot train at {config.image_size} px; choose "
+            f"the last batch of an epoch ({images_per_epoch} images, --{option} {at_once}{over}) "
+            f"holds one image, on which {config.arch} cannot train at {config.image_size} px; choose "
             f"another --{option}"
         ) from None

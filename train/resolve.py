@@ -19,6 +19,7 @@ from train.device import (
     choose_memory_format,
     choose_precision,
 )
+from train.distributed import local_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,7 @@ def resolve(config: TrainConfig, url: str | None = None) -> Resolved:
         loader, loader_reason = "webdataset", "the shards are streamed"
     elif loader == "auto":
         loader, loader_reason = choose_backend(device.type)
-    cores = allowed_cores()
+    cores = max(1, allowed_cores() // local_size())
     threads = config.threads or cores
     if device.type == "cpu":
         torch.set_num_threads(threads)
@@ -112,6 +113,11 @@ def resolve(config: TrainConfig, url: str | None = None) -> Resolved:
             "channels_last": format_reason,
             "compile": compile_reason,
             "loader": loader_reason,
-            "threads": "asked for" if config.threads else f"{cores} cores allowed",
+            "threads": "asked for" if config.threads else _cores_reason(cores),
         },
     )
+
+
+def _cores_reason(cores: int) -> str:
+    shared = f" for each of {local_size()} processes" if local_size() > 1 else ""
+    return f"{cores} cores allowed{shared}"

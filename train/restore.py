@@ -18,6 +18,7 @@ from train.checkpoint import (
     load_optimizer,
     previous,
 )
+from train.distributed import from_first, own_seed, rank, size
 from train.loop import Session, save
 from train.source import ShardSource
 
@@ -54,7 +55,7 @@ def restore(session: Session, saved: Checkpoint) -> None:
             f"the order of samples is not that of the run (hash {session.facts['order_hash']}, was "
             f"{saved.order_hash}): the versions of hyphae or NumPy differ; start a new run"
         )
-    with checked_content(session.log.folder / LAST):
+    with checked_content(session.folder / LAST):
         if saved.optimizer is None or saved.scaler is None or saved.rng is None:
             raise ValueError("there is no optimizer, scaler or random state")
         _check_position(session, saved.progress)
@@ -62,11 +63,9 @@ def restore(session: Session, saved: Checkpoint) -> None:
         load_optimizer(session.optimizer, saved.optimizer)
         if saved.scaler:  # empty where the run had no need of one
             session.scaler.load_state_dict(saved.scaler)
-        torch.set_rng_state(saved.rng)
-        if saved.cuda_rng is not None and session.resolved.device.type == "cuda":
-            torch.cuda.set_rng_state(saved.cuda_rng, session.resolved.device)
+        _restore_random_state(session, saved)
     session.done = saved.progress
-    _restore_best(session)
+    from_first(lambda: _restore_best(session))
     for before, now in (
         (saved.resolved, session.resolved.to_dict()),
         (saved.versions, session.facts["versions"]),
@@ -74,6 +73,32 @@ def restore(session: Session, saved: Checkpoint) -> None:
         for name, value in now.items():
             if before.get(name) != value:
                 session.log.say(f"note: {name} is {value} now, was {before.get(name)}")
+
+
+def _restore_random_state(session: Session, saved: Checkpoint) -> None:
+    """Each process's own; drawn anew where there are more or fewer of them now.
+
+    Then the batches that follow are still those of the unbroken run, to the image: the plan is one
+    for all. What dropout draws, and what a rank's batch normalisation sees, is not.
+    """
+    if saved.world_size != size():
+        seen = saved.progress.samples_seen
+        torch.manual_seed(own_seed(session.config.seed, seen))
+        session.log.say(
+            f"note: {size()} processes now, were {saved.world_size}: the same batches follow, with "
+            "other random numbers in the network"
+        )
+        return
+    assert saved.rng is not None
+    device = session.resolved.device
+    torch.set_rng_state(_own(saved.rng))
+    if saved.cuda_rng is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(_own(saved.cuda_rng), device)
+
+
+def _own(state: torch.Tensor) -> torch.Tensor:
+    """This rank's row of what :func:`train.distributed.of_each` made."""
+    return state[rank()] if size() > 1 else state
 
 
 def _check_position(session: Session, done: Progressed) -> None:
@@ -95,7 +120,7 @@ def _restore_best(session: Session) -> None:
     Raises:
         UserError: It is another epoch's or damaged, and its weights are no longer to be had.
     """
-    done, path = session.done, session.log.folder / BEST
+    done, path = session.done, session.folder / BEST
     if done.best_epoch == 0:
         return
     problems = []

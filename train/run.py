@@ -10,6 +10,7 @@ import time
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from train.checkpoint import (
     BEST,
     LAST,
     Checkpoint,
+    Progressed,
     checked_content,
     has_checkpoint,
     load_checkpoint,
@@ -32,6 +34,14 @@ from train.checkpoint import (
 )
 from train.config import TrainConfig
 from train.deterministic import refusals_as_job_errors
+from train.distributed import (
+    check_processes,
+    from_first,
+    is_first,
+    own_seed,
+    parallel,
+    size,
+)
 from train.estimate import Estimate, estimate
 from train.evaluation import (
     Evaluation,
@@ -75,7 +85,7 @@ def start_run(
         JobError: Training failed.
     """
     config = with_start(config)
-    check_new_folder(folder or default_folder(config))
+    from_first(lambda: check_new_folder(folder or default_folder(config)))
     check_arch(config.arch)
     source = ShardSource(shards) if isinstance(shards, Path) else shards
     manifest = ShardSet(source.directory).manifest
@@ -100,19 +110,25 @@ def resume_run(
         UserError: There is no such run, it is finished or at work, or its data or order of samples
             changed.
     """
-    if not has_checkpoint(folder):
-        raise UserError(f"{folder} holds no run to resume (no {LAST} in it)")
-    with held(folder), ExitStack() as opened:
-        if (folder / SUMMARY).exists():
-            raise UserError(f"{folder} is finished; its result is in {folder / SUMMARY}")
-        for orphan in folder.glob("*.tmp"):  # what a kill in the middle of a write left
-            orphan.unlink()
-        saved, warning = load_last(folder)
+    with ExitStack() as opened:
+        saved, warning = from_first(lambda: _take_up(folder, opened))
         source = opened.enter_context(shard_source(recorded_source(shards, saved.shards.directory)))
         manifest = ShardSet(source.directory).manifest
         check_same_set(manifest, source, saved)
         place = nullcontext(folder)
         return _run(saved.config, source, manifest, place, safety or Safety(), saved, warning)
+
+
+def _take_up(folder: Path, opened: ExitStack) -> tuple[Checkpoint, str | None]:
+    """Hold the folder of an unfinished run, tidy it, and load its last checkpoint."""
+    if not has_checkpoint(folder):
+        raise UserError(f"{folder} holds no run to resume (no {LAST} in it)")
+    opened.enter_context(held(folder))
+    if (folder / SUMMARY).exists():
+        raise UserError(f"{folder} is finished; its result is in {folder / SUMMARY}")
+    for orphan in folder.glob("*.tmp"):  # what a kill in the middle of a write left
+        orphan.unlink()
+    return load_last(folder)
 
 
 def _run(
@@ -128,6 +144,7 @@ def _run(
     if source.url is None:  # of what is streamed, the tars are not here
         check_shards(shards, manifest)
     check_batch(config)
+    check_processes(config)
     if config.wandb:
         check_wandb()
     resolved = resolve(config, source.url)
@@ -142,23 +159,34 @@ def _run(
         head = None
         if config.backbone_lr != 1:
             head = last_layer(model.backbone, manifest.num_classes)
+        averaged = parallel(network, sync_batchnorm=config.sync_batchnorm)
         if resolved.compile:
+            alone = averaged is network
             network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
-        folder = opened.enter_context(place)  # a folder is made once nothing can be refused
-        samples_seen = saved.progress.samples_seen if saved else 0
-        wandb = WandbRun(folder, config.to_dict()) if config.wandb else None
-        log = opened.enter_context(closing(RunLog(folder, samples_seen, wandb)))
+            averaged = network if alone else torch.compile(averaged, dynamic=False)  # type: ignore[assignment]
+        # A folder is made once nothing can be refused.
+        folder = from_first(lambda: opened.enter_context(place))
+        if size() > 1:
+            torch.manual_seed(own_seed(config.seed))
+        done = saved.progress if saved else Progressed()
+        record = folder if is_first() else Path(opened.enter_context(TemporaryDirectory()))
+        wandb = WandbRun(folder, config.to_dict()) if config.wandb and is_first() else None
+        log = opened.enter_context(
+            closing(RunLog(record, done.samples_seen, wandb, done.samples_seen - done.images))
+        )
         session = Session(
             config=config,
             resolved=resolved,
             model=model,
             network=network,
+            parallel=averaged,
             optimizer=create_optimizer(model, config, resolved.device, head),
             scaler=torch.amp.GradScaler(resolved.device.type, enabled=resolved.precision == "fp16"),
             train=train,
             val=val,
             num_classes=manifest.num_classes,
             log=log,
+            folder=folder,
             stop=opened.enter_context(StopRequest(safety)),
             facts=_facts(manifest, source, train),
             safety=safety,
@@ -231,6 +259,7 @@ def _facts(manifest: Manifest, source: ShardSource, train: Any) -> dict[str, Any
         },
         "order_hash": train.order_hash,
         "versions": versions(),
+        "world_size": size(),
     }
 
 
@@ -260,14 +289,14 @@ def _announce(session: Session, manifest: Manifest, source: ShardSource) -> None
     say(
         f"{config.arch} ({parameters / 1e6:.1f} M parameters), recipe {config.recipe}, "
         f"{config.epochs} epoch{'s' * (config.epochs > 1)} of {session.train.samples_per_epoch:,} images at "
-        f"{config.image_size} px, batch {config.batch_size}; {manifest.num_classes} classes "
+        f"{config.image_size} px, batch {config.batch_size}{_over_ranks()}; {manifest.num_classes} classes "
         f"of {source}"
     )
     say(str(session.resolved))
     chosen = str(config.train_subset)
     say(
         f"sampling {config.sampling}{f' ({chosen})' if chosen else ''}, order "
-        f"{session.facts['order_hash']}; run {session.log.folder}"
+        f"{session.facts['order_hash']}; run {session.folder}"
     )
     stored_side = manifest.options.get("short_side", config.image_size)
     if config.image_size > stored_side:
@@ -309,6 +338,10 @@ def quicker_way(session: Session, expected: Estimate, source: ShardSource) -> st
     )
 
 
+def _over_ranks() -> str:
+    return f" over {size()} processes" if size() > 1 else ""
+
+
 def _command(folder: Path, source: ShardSource) -> str:
     """The command that began the run; of a URL, which may hold a key, without what may be one."""
     with suppress(OSError, ValueError, KeyError, TypeError):  # a resumed run has it already
@@ -320,8 +353,8 @@ def _command(folder: Path, source: ShardSource) -> str:
 def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any]:
     """Test the best epoch and write the summary."""
     config, done, log = session.config, session.done, session.log
-    best = load_checkpoint(log.folder / BEST)
-    with checked_content(log.folder / BEST):
+    best = from_first(lambda: load_checkpoint(session.folder / BEST))
+    with checked_content(session.folder / BEST):
         session.model.backbone.load_state_dict(best.model)
     has_test = not config.is_trial and count_eval_images(config, shards, "test") > 0
     split = "test" if has_test else "val"
@@ -329,7 +362,7 @@ def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any
         result = _evaluate_best(session, shards, split)
     except Stopped as stop:
         raise Interrupted(
-            f"stopped before the {split} result; for it: {resume_command(log.folder)}",
+            f"stopped before the {split} result; for it: {resume_command(session.folder)}",
             stop.exit_code,
         ) from None
     seconds = done.seconds + time.perf_counter() - session.started
@@ -352,7 +385,7 @@ def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any
             log.say(line)
     if not config.is_trial:
         log.say(
-            f'evaluate it again: python -m train.evaluate "{log.folder / BEST}" --split {split}'
+            f'evaluate it again: python -m train.evaluate "{session.folder / BEST}" --split {split}'
         )
     return summary
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +33,8 @@ from train.recipes import create_recipe
 from train.run import resume_run, start_run
 
 TINY_ARCH = "tinynet"
+TRAINER = Path(__file__).with_name("trainer.py")
+APPEAR_S = 120
 BATCH_SIZE = 5  # 36 rows: eight steps an epoch, the last of one image; val: five and one
 TIMES = ("train/images_per_s", "train/data_wait", "val/seconds", "memory/host_gib")
 PROGRESS_TIMES = ("seconds", "train_s", "wait_s")
@@ -263,6 +268,63 @@ def train_command(command_line: CommandLine, tiny_shards: Path) -> Callable[...,
         return command_line(main, *small, *given, *map(str, args))
 
     return call
+
+
+@dataclass
+class Trainer:
+    """Asks :mod:`trainer` for processes, and waits for them."""
+
+    program: subprocess.Popen[str]
+    folder: Path
+    running: set[int] = field(default_factory=set)
+    asked: int = 0
+
+    def start(
+        self, args: list[object], *, env: dict[str, str] | None = None, float64: bool = False
+    ) -> tuple[int, Path]:
+        """A process number, and the file of what it says."""
+        self.asked += 1
+        out = self.folder / f"{self.asked}.txt"
+        request = {"args": [str(each) for each in args], "env": env or {}, "out": str(out)}
+        pid = int(self._answer(request | {"float64": float64})["pid"])
+        self.running.add(pid)
+        return pid, out
+
+    def wait(self, pid: int) -> int:
+        self.running.discard(pid)
+        return int(self._answer({"wait": pid})["status"])
+
+    def wait_for(self, file: Path, text: str = "") -> None:
+        """Until a file of a run is there, and holds a text."""
+        end = time.monotonic() + APPEAR_S
+        while not (file.exists() and text in file.read_text(errors="replace")):
+            assert time.monotonic() < end, f"no {text!r} in {file}"
+            time.sleep(0.02)
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self.program.stdin is not None
+        assert self.program.stdout is not None
+        self.program.stdin.write(json.dumps(request) + "\n")
+        self.program.stdin.flush()
+        answer: dict[str, Any] = json.loads(self.program.stdout.readline())
+        return answer
+
+
+@pytest.fixture(scope="session")
+def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
+    environment = {name: value for name, value in os.environ.items() if "HYPHAE_" not in name}
+    environment |= {"PYTHONPATH": str(TRAINER.parents[2])}
+    folder = tmp_path_factory.mktemp("trainer")
+    with subprocess.Popen(
+        [sys.executable, str(TRAINER)], env=environment, cwd=folder, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as program:  # fmt: skip
+        started = Trainer(program, folder)
+        yield started
+        for pid in started.running:
+            os.kill(pid, signal.SIGKILL)
+        assert program.stdin is not None
+        program.stdin.close()
 
 
 TREE = """\

@@ -22,6 +22,7 @@ from train.checkpoint import (
     has_checkpoint,
     load_checkpoint,
     load_content,
+    load_last,
     model_from_checkpoint,
     previous,
     save_checkpoint,
@@ -151,6 +152,10 @@ def test_a_kill_between_the_renames_of_a_save_leaves_a_whole_checkpoint(
     whole = path if path.exists() else previous(path)
     assert load_content(whole)["number"] == 0
     assert has_checkpoint(tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="does not hold what a run saves"):
+        load_last(tmp_path)  # these were numbers, not a run
+    assert load_content(path)["number"] == renames  # the new one counts where it was complete
 
 
 @pytest.mark.parametrize("where", ["top", "in the model", "pickle", "newer pickle", "old format"])

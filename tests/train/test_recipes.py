@@ -54,6 +54,7 @@ PUBLISHED: dict[str, Any] = {
     "shots": None,
     "imbalance": None,
     "drop_last": False,
+    "sync_batchnorm": False,
     "mean": (0.4308, 0.4084, 0.3393),
     "std": (0.1063, 0.1023, 0.1123),
     "amp": "fp16",

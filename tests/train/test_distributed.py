@@ -1,0 +1,250 @@
+"""Several processes train as one does: same batches, same gradients, same scores."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from train import distributed
+from train.checkpoint import LAST, load_checkpoint, load_content
+from train.log import LOG, SUMMARY
+
+END_S = 30
+
+
+@pytest.mark.parametrize(
+    ("images", "processes", "shares"),
+    [(16, 2, [8, 8]), (5, 2, [2, 3]), (1, 2, [0, 1]), (7, 3, [2, 2, 3]), (4, 1, [4])],
+)
+def test_a_global_batch_is_shared_as_the_plan_shares_it(
+    monkeypatch: pytest.MonkeyPatch, images: int, processes: int, shares: list[int]
+) -> None:
+    monkeypatch.setattr(distributed, "size", lambda: processes)
+    assert distributed.share_sizes(images) == shares
+    assert distributed.largest_share(images) == max(shares)
+
+
+def test_each_rank_draws_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = []
+    for rank in range(4):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        seeds += [distributed.own_seed(1), distributed.own_seed(1, 36), distributed.own_seed(2)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= each < 2**63 for each in seeds)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+Ranks = list[tuple[int, Path]]
+StartRanks = Callable[..., Ranks]
+
+
+@pytest.fixture
+def start_ranks(trainer: Any) -> StartRanks:
+    """``start_ranks(2, "--epochs", 1, ...)``: as many processes as torchrun would start."""
+
+    def start(count: int, *args: object, float64: bool = True) -> Ranks:
+        shared = {
+            "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": free_port(),
+        }  # fmt: skip
+        return [
+            trainer.start(
+                [*args],
+                env={
+                    name: str(value)
+                    for name, value in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()
+                }
+                if count > 1
+                else {},
+                float64=float64,
+            )
+            for rank in range(count)
+        ]
+
+    return start
+
+
+@pytest.fixture
+def train_ranks(trainer: Any, start_ranks: StartRanks) -> Callable[..., None]:
+    """The same, waited for; all of them have to end well."""
+
+    def run(count: int, *args: object, **options: Any) -> None:
+        ranks = start_ranks(count, *args, **options)
+        codes = [trainer.wait(pid) for pid, _ in ranks]
+        said = [out.read_text() for _, out in ranks]
+        assert codes == [0] * count, said
+        assert said[1:] == [""] * (count - 1)
+
+    return run
+
+
+def options(shards: Path, out: Path, **given: object) -> list[object]:
+    """Options of a run of the network whose images have no say in each other."""
+    fields = {
+        "arch": "plain", "image-size": 32, "batch-size": 16, "epochs": 1, "device": "cpu",
+        "precision": "fp32", "threads": 1, "shards": shards, "out": out,
+    } | {name.replace("_", "-"): value for name, value in given.items()}  # fmt: skip
+    return [part for name, value in fields.items() for part in (f"--{name}", value)]
+
+
+def largest_difference(ours: Path, theirs: Path) -> float:
+    """Between the parameters of two runs at their ends."""
+    first, second = (load_content(each / LAST)["model"] for each in (ours, theirs))
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ranks", "images"),
+    [
+        pytest.param(2, 80, id="two by eight, five steps"),
+        pytest.param(2, 37, id="a last batch of two and three"),
+        pytest.param(2, 33, id="a last batch of one, none for the first"),
+        pytest.param(3, 37, id="three ranks, shares of five and six"),
+    ],
+)
+def test_ranks_train_and_score_as_one_process_does(
+    tmp_path: Path, tiny_shards: Path, train_ranks: Any, metrics_of: Any, ranks: int, images: int
+) -> None:
+    one, many = tmp_path / "one", tmp_path / "many"
+    train_ranks(1, *options(tiny_shards, one, epoch_size=images))
+    train_ranks(ranks, *options(tiny_shards, many, epoch_size=images))
+    assert largest_difference(one, many) < 1e-6
+    (ours,), (theirs,) = metrics_of(many), metrics_of(one)
+    for name in ("train/loss", "val/loss", "val/miou", "val/mf1", "val/oa", "samples_seen"):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-6)  # val computes in float32
+    summaries = [json.loads((each / SUMMARY).read_text()) for each in (one, many)]
+    assert summaries[0]["test"] == summaries[1]["test"]
+    assert summaries[0]["test_images"] == summaries[1]["test_images"] == 6
+
+
+@pytest.mark.slow
+def test_only_the_first_rank_writes(tmp_path: Path, tiny_shards: Path, train_ranks: Any) -> None:
+    train_ranks(2, *options(tiny_shards, tmp_path / "run", epochs=2))
+    lines = (tmp_path / "run" / LOG).read_text().splitlines()
+    assert sum(line.startswith("epoch ") for line in lines) == 2
+    assert "batch 16 over 2 processes" in lines[0]
+    assert len(list((tmp_path / "run").glob("events.out.tfevents*"))) == 1
+
+
+@pytest.mark.slow
+def test_ranks_that_were_stopped_go_on_to_the_last_bit(
+    tmp_path: Path, tiny_shards: Path, train_ranks: Any, start_ranks: StartRanks, trainer: Any,
+    outcome_of: Any,
+) -> None:  # fmt: skip
+    given: dict[str, object] = {"arch": "restless", "batch_size": 4, "epochs": 12}
+    train_ranks(2, *options(tiny_shards, tmp_path / "unbroken", **given))
+    folder = tmp_path / "run"
+    ranks = start_ranks(2, *options(tiny_shards, folder, **given))
+    trainer.wait_for(folder / LOG, "epoch   2/12")
+    os.kill(ranks[1][0], signal.SIGTERM)  # one that hears it is enough
+    assert [trainer.wait(pid) for pid, _ in ranks] == [143, 143]
+    assert f'go on with: python -m train --resume "{folder}"' in ranks[0][1].read_text()
+    assert load_checkpoint(folder / LAST).world_size == 2
+    train_ranks(2, "--resume", folder)
+    assert outcome_of(folder) == outcome_of(tmp_path / "unbroken")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 3)])
+def test_another_number_of_ranks_goes_on_with_the_same_batches(
+    tmp_path: Path, tiny_shards: Path, train_ranks: Any, start_ranks: StartRanks, trainer: Any,
+    before: int, after: int,
+) -> None:  # fmt: skip
+    train_ranks(1, *options(tiny_shards, tmp_path / "unbroken", batch_size=4, epochs=12))
+    folder = tmp_path / "run"
+    ranks = start_ranks(before, *options(tiny_shards, folder, batch_size=4, epochs=12))
+    trainer.wait_for(folder / LOG, "epoch   2/12")
+    os.kill(ranks[0][0], signal.SIGTERM)
+    assert [trainer.wait(pid) for pid, _ in ranks] == [143] * before
+    train_ranks(after, "--resume", folder)
+    assert f"note: {after} processes now, were {before}: the same" in (folder / LOG).read_text()
+    assert largest_difference(folder, tmp_path / "unbroken") < 1e-6
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_the_others_with_a_clear_line(
+    tmp_path: Path, tiny_shards: Path, train_ranks: Any, start_ranks: StartRanks, trainer: Any
+) -> None:
+    folder = tmp_path / "run"
+    ranks = start_ranks(2, *options(tiny_shards, folder, epochs=500))
+    trainer.wait_for(folder / LOG, "epoch   3/500")
+    os.kill(ranks[1][0], signal.SIGKILL)
+    start = time.monotonic()
+    assert trainer.wait(ranks[0][0]) == 1
+    assert time.monotonic() - start < END_S
+    assert ranks[0][1].read_text().splitlines()[-1] == (
+        "error: rank 0: another process of the run ended, so this one ends, too; see what that one "
+        "said, then go on from the last checkpoint with --resume"
+    )
+    assert load_checkpoint(folder / LAST).progress.epoch >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"batch_size": 1},
+            "--batch-size 1 is over all processes, and there are 2: each needs an ",
+        ),
+        ({"device": "cuda:1"}, "--device cuda:1 is for one process, and torchrun started 2; use "),
+        ({"arch": "restless", "batch_size": 2, "image_size": 3}, "holds one image"),
+    ],
+)
+def test_what_ranks_cannot_do_is_refused_by_each_in_one_line(
+    tmp_path: Path, tiny_shards: Path, start_ranks: StartRanks, trainer: Any,
+    given: dict[str, object], message: str,
+) -> None:  # fmt: skip
+    ranks = start_ranks(2, *options(tiny_shards, tmp_path / "run", **given))
+    assert [trainer.wait(pid) for pid, _ in ranks] == [2, 2]
+    for rank, (_, out) in enumerate(ranks):
+        (line,) = out.read_text().splitlines()
+        assert line.startswith("error: rank 1: " if rank else "error: ")
+        assert message in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_run(
+    tmp_path: Path, tiny_shards: Path, command_environment: dict[str, str]
+) -> None:
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+            "-m", "train",
+            *map(str, options(tiny_shards, tmp_path / "run", arch="shufflenet_v2_x0_5")),
+        ],
+        env=command_environment, cwd=tmp_path, capture_output=True, text=True, timeout=240,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch   1/1") == 1
+    assert (tmp_path / "run" / SUMMARY).exists()
+
+
+def test_one_process_needs_no_group() -> None:
+    assert (distributed.rank(), distributed.size(), distributed.is_first()) == (0, 1, True)
+    value = torch.tensor([1.0])
+    assert distributed.total(value) is value
+    assert distributed.of_each(value) is value
+    assert distributed.agree(7) == 7
+    assert distributed.from_first(lambda: "made") == "made"

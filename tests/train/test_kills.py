@@ -1,0 +1,76 @@
+"""A real training that is killed, or asked to stop, at any moment and resumed: as if nothing happened."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from train.checkpoint import LAST
+from train.log import SUMMARY
+
+EPOCHS = 10
+EVERY_STEPS = 3
+ATTEMPTS = 50
+"""A moment may come after the end of the run: then there was nothing to kill."""
+
+
+def options(shards: Path, folder: Path) -> list[object]:
+    return [
+        "--arch", "restless", "--image-size", 32, "--batch-size", 4, "--epochs", EPOCHS,
+        "--device", "cpu", "--precision", "fp32", "--threads", 1, "--shards", shards,
+        "--out", folder, "--checkpoint-every", EVERY_STEPS,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def unbroken(
+    trainer: Any, tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, float]:
+    """A run that nothing disturbed, and the seconds from its first checkpoint to its end."""
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    pid, out = trainer.start(options(tiny_shards, folder))
+    trainer.wait_for(folder / LAST)
+    start = time.monotonic()
+    assert trainer.wait(pid) == 0, out.read_text()
+    return folder, time.monotonic() - start
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("signum", "times", "code"),
+    [
+        pytest.param(signal.SIGKILL, 20, -signal.SIGKILL, id="SIGKILL"),
+        pytest.param(signal.SIGTERM, 10, 143, id="SIGTERM"),
+    ],
+)
+def test_a_training_that_is_ended_at_a_random_moment_and_resumed_equals_the_unbroken_one(
+    trainer: Any, tiny_shards: Path, tmp_path: Path, unbroken: tuple[Path, float],
+    outcome_of: Callable[[Path], dict[str, Any]], signum: signal.Signals, times: int, code: int,
+) -> None:  # fmt: skip
+    theirs, seconds = unbroken
+    expected = outcome_of(theirs)
+    chance, ended, equal = random.Random(int(signum)), 0, 0
+    for attempt in range(ATTEMPTS):
+        folder, moment = tmp_path / f"run {attempt}", chance.uniform(0, seconds)
+        pid, out = trainer.start(options(tiny_shards, folder))
+        trainer.wait_for(folder / LAST)
+        time.sleep(moment)
+        os.kill(pid, signum)
+        status = trainer.wait(pid)
+        if (folder / SUMMARY).exists():
+            continue
+        assert status == code, out.read_text()
+        pid, out = trainer.start(["--resume", folder, "--checkpoint-every", EVERY_STEPS])
+        assert trainer.wait(pid) == 0, out.read_text()
+        ended += 1
+        equal += outcome_of(folder) == expected
+        if ended == times:
+            break
+    assert (equal, ended) == (times, times)
