@@ -157,17 +157,7 @@ class OpenCVLoader(PlannedLoader):
             self._check_open()
             raise
         labels, ids = self._planned.labels_and_ids(pending.batch)
-        images = pending.buffer.permute(0, 3, 1, 2)
-        if self._device.type == "cpu":
-            return Batch(images, labels, ids)
-        # From pinned memory the copy runs beside the step that is under way; elsewhere it must be
-        # over before the buffer is used again.
-        beside = self._device.type == "cuda"
-        return Batch(
-            images.to(self._device, non_blocking=beside),
-            labels.to(self._device, non_blocking=beside),
-            ids.to(self._device, non_blocking=beside),
-        )
+        return Batch(pending.buffer.permute(0, 3, 1, 2), labels, ids).on(self._device)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -70,11 +70,7 @@ class TorchvisionLoader(PlannedLoader):
         for images, labels, ids, bad in _whole_batches(loader):
             for sample, message in bad.items():
                 self._bad.note(sample, message)
-            yield Batch(
-                images.to(config.device, non_blocking=True).permute(0, 3, 1, 2),
-                labels.to(config.device, non_blocking=True),
-                ids.to(config.device, non_blocking=True),
-            )
+            yield Batch(images.permute(0, 3, 1, 2), labels, ids).on(torch.device(config.device))
         if planned and not len(planned[-1].ids):
             yield self._empty_batch(side)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ class Resolved:
     loader: Backend
     threads: int
     """Of the loader; on a CPU also of the model."""
+    micro_batch: int | None = None
+    """Images that pass through the network at once in training; None: the batch."""
     reasons: dict[str, str]
     url: str | None = None
     """Where shards are streamed from; never saved, as it may hold a key."""
@@ -57,6 +60,7 @@ class Resolved:
             "loader": self.loader,
             "threads": self.threads,
             "channels_last": self.channels_last,
+            "micro_batch": self.micro_batch or "batch",
         }
 
     def __str__(self) -> str:
@@ -67,16 +71,18 @@ class Resolved:
             "compile": "on" if self.compile else "off",
             "loader": self.loader,
             "threads": str(self.threads),
+            "micro_batch": str(self.micro_batch or "the batch"),
         }
         return "; ".join(f"{name} {value} ({self.reasons[name]})" for name, value in named.items())
 
 
-def resolve(config: TrainConfig, url: str | None = None) -> Resolved:
+def resolve(config: TrainConfig, url: str | None = None, *, steps: float = math.inf) -> Resolved:
     """Decide what the configuration leaves open, and set torch up accordingly.
 
     Args:
         config: What is asked for.
         url: Where shards are streamed from, if they are.
+        steps: Of a run; 0 for a single pass over some images.
 
     Raises:
         UserError: Something was asked for that this machine does not have.
@@ -84,7 +90,7 @@ def resolve(config: TrainConfig, url: str | None = None) -> Resolved:
     device, device_reason = choose_device(config.device)
     precision, precision_reason = choose_precision(config.precision, config.amp, device)
     channels_last, format_reason = choose_memory_format(config.memory_format, device)
-    compiled, compile_reason = choose_compile(config.compile, device)
+    compiled, compile_reason = choose_compile(config.compile, device, steps=steps)
     loader, loader_reason = config.loader, "asked for"
     if loader == "auto" and url is not None:
         loader, loader_reason = "webdataset", "the shards are streamed"
@@ -106,6 +112,7 @@ def resolve(config: TrainConfig, url: str | None = None) -> Resolved:
         compile=compiled,
         loader=loader,
         threads=threads,
+        micro_batch=config.micro_batch,
         url=url,
         reasons={
             "device": device_reason,
@@ -114,8 +121,15 @@ def resolve(config: TrainConfig, url: str | None = None) -> Resolved:
             "compile": compile_reason,
             "loader": loader_reason,
             "threads": "asked for" if config.threads else _cores_reason(cores),
+            "micro_batch": "asked for" if config.micro_batch else "nothing smaller is asked for",
         },
     )
+
+
+def with_choice(resolved: Resolved, name: str, value: Any, reason: str) -> Resolved:
+    """The same with one more choice, made where it can be."""
+    reasons = resolved.reasons | {name: reason}
+    return replace(resolved, **{name: value, "reasons": reasons})
 
 
 def _cores_reason(cores: int) -> str:

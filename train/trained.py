@@ -103,8 +103,10 @@ def _on(source: ShardSource, saved: Checkpoint, file: Path) -> Trained:
             f"{source} has {manifest.num_classes} classes, the checkpoint was trained on "
             f"{len(saved.class_names)} others; pass the shard set of its run with --shards"
         )
-    resolved = resolve(saved.config, source.url)
+    resolved = resolve(saved.config, source.url, steps=run_steps(saved))
     for name, value in resolved.to_dict().items():
+        if name == "micro_batch":  # of training
+            continue
         if saved.resolved and (before := saved.resolved.get(name)) != value:
             click.echo(f"note: {name} is {value} here, the run had {before}")
     if manifest.fingerprint != saved.shards.fingerprint:
@@ -117,6 +119,11 @@ def _on(source: ShardSource, saved: Checkpoint, file: Path) -> Trained:
         resolved=resolved,
         network=load_network(saved, file, resolved),
     )
+
+
+def run_steps(saved: Checkpoint) -> float:
+    """As many steps as let :func:`train.resolve.resolve` compile where the run did, and only there."""
+    return math.inf if saved.resolved.get("compile") else 0
 
 
 def load_network(saved: Checkpoint, file: Path, resolved: Resolved) -> nn.Module:

@@ -1,0 +1,49 @@
+"""How long a device takes for something, without waiting for it."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+import torch
+
+
+class Span:
+    """Times what runs, or is handed to a GPU, within.
+
+    A CUDA device works behind the program: two events mark the span among its work, and their
+    distance can be read once it has come so far. Elsewhere the program's own clock is read.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+        if device.type == "cuda":
+            self._events = (
+                torch.cuda.Event(enable_timing=True),
+                torch.cuda.Event(enable_timing=True),
+            )
+        self._seconds = 0.0
+
+    def __enter__(self) -> Span:
+        """Begin."""
+        if self._events is not None:
+            self._events[0].record()
+        self._seconds = -time.perf_counter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End."""
+        self._seconds += time.perf_counter()
+        if self._events is not None:
+            self._events[1].record()
+
+    def seconds(self) -> float:
+        """Its length; of a CUDA device only after what followed it was waited for."""
+        if self._events is None:
+            return self._seconds
+        return self._events[0].elapsed_time(self._events[1]) / 1e3
