@@ -195,12 +195,22 @@ def largest_share(images: int) -> int:
     return max(share_sizes(images))
 
 
-def check_processes(config: TrainConfig) -> None:
-    """Raise :class:`UserError` where the processes cannot share a batch as asked for."""
+def check_processes(config: TrainConfig, images_per_epoch: int) -> None:
+    """Raise :class:`UserError` where the processes cannot share the work as asked for."""
     if config.batch_size < size():
         raise UserError(
             f"--batch-size {config.batch_size} is over all processes, and there are {size()}: each "
             "needs an image; choose a larger one, or start fewer"
+        )
+    if images_per_epoch < size():
+        raise UserError(
+            f"an epoch has {images_per_epoch} images, and there are {size()} processes: each needs "
+            "one; start fewer"
+        )
+    if config.head != "random" and size() > 1:
+        raise UserError(
+            f"--head {config.head} fits the last layer in one process, and torchrun started {size()}: "
+            "start it without torchrun, or with --head random"
         )
     if config.sync_batchnorm and size() > 1 and not torch.cuda.is_available():
         raise UserError(

@@ -47,14 +47,14 @@ def estimate(session: Session, test_images: int) -> Estimate:
     """
     config = session.config
     batch, loader_s = _measure_loader(session)
-    loader_s /= size()  # as many processes work side by side
     on_cpu = session.resolved.device.type == "cpu"
     if config.head == "only":
-        forward_s = _measure_features(session, batch) / size()
+        forward_s = _measure_features(session, batch)
         passes = config.epochs * session.train.samples_per_epoch + 2 * session.val.samples_per_epoch
         image_s = forward_s + loader_s if on_cpu else max(forward_s, loader_s)
         return Estimate(1 / forward_s, 1 / loader_s, (passes + test_images) * image_s)
-    step_s = _measure_step(session, batch) / size()
+    step_s = _measure_step(session, batch)
+    step_s, loader_s = step_s / size(), loader_s / size()  # as many work side by side
     pixel_s = step_s / batch.images.shape[-1] ** 2
     step_s, eval_s = pixel_s * mean_area(config), EVAL_SHARE * pixel_s * config.image_size**2
     train_s = step_s + loader_s if on_cpu else max(step_s, loader_s)
@@ -68,12 +68,15 @@ def estimate(session: Session, test_images: int) -> Estimate:
 
 
 def _measure_loader(session: Session) -> tuple[Batch, float]:
-    """A training batch, and seconds an image with nothing else running."""
-    start, images = time.perf_counter(), 0
+    """The first training batch, and seconds an image with nothing else running.
+
+    Not a later one: of a short last batch a rank may have no image.
+    """
+    start = time.perf_counter()
     with closing(session.train.epoch(session.done.epoch)) as batches:
-        for batch in islice(batches, LOADER_BATCHES):
-            images += len(batch)
-    return batch, (time.perf_counter() - start) / images
+        taken = list(islice(batches, LOADER_BATCHES))
+    images = sum(len(each) for each in taken)
+    return taken[0], (time.perf_counter() - start) / images
 
 
 def _measure_features(session: Session, batch: Batch) -> float:

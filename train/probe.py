@@ -60,7 +60,7 @@ def fit_head(session: Session, shards: Path) -> None:
     except Stopped as stop:
         raise Interrupted(
             f"stopped; the passes that are complete are kept, go on with: "
-            f"{resume_command(session.log.folder)}",
+            f"{resume_command(session.folder)}",
             stop.exit_code,
         ) from None
     done = session.done
@@ -79,7 +79,7 @@ def _features(session: Session, shards: Path) -> tuple[Samples, torch.Tensor, Sa
     config, resolved = session.config, session.resolved
     network, how = fast_network(session.model, session.num_classes, config.image_size, resolved)
     session.log.say(f"features by {how}")
-    folder = session.log.folder / FOLDER
+    folder = session.folder / FOLDER
 
     def passed(name: str, loader: Loader, epoch: int) -> tuple[Samples, torch.Tensor]:
         return cached(

@@ -135,7 +135,6 @@ def _run(
     if source.url is None:  # of what is streamed, the tars are not here
         check_shards(shards, manifest)
     check_batch(config)
-    check_processes(config)
     if config.wandb:
         check_wandb()
     began = safety.started - (saved.progress.seconds if saved else 0.0)
@@ -143,6 +142,7 @@ def _run(
     torch.manual_seed(config.seed)
     with ExitStack() as opened:
         train = opened.enter_context(closing(train_loader(config, resolved, shards)))
+        check_processes(config, train.samples_per_epoch)
         val = opened.enter_context(closing(val_loader(config, resolved, shards)))
         steps = step_count(config, train)
         model = create_model(
