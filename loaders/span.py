@@ -16,6 +16,7 @@ class Span:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
         if device.type == "cuda":
             self._events = (
@@ -26,8 +27,7 @@ class Span:
 
     def __enter__(self) -> Span:
         """Begin."""
-        if self._events is not None:
-            self._events[0].record()
+        self._record(0)
         self._seconds = -time.perf_counter()
         return self
 
@@ -39,8 +39,11 @@ class Span:
     ) -> None:
         """End."""
         self._seconds += time.perf_counter()
+        self._record(1)
+
+    def _record(self, end: int) -> None:
         if self._events is not None:
-            self._events[1].record()
+            self._events[end].record(torch.cuda.current_stream(self._device))
 
     def seconds(self) -> float:
         """Its length; of a CUDA device only after what followed it was waited for."""
