@@ -29,7 +29,17 @@ WITHOUT_AUX = {"googlenet": {"aux_logits": False, "init_weights": True},
 
 DEPTH_OPTION = {True: "drop_path_rate", False: "stochastic_depth_prob"}
 ZERO_OPTION = {True: "zero_init_last", False: "zero_init_residual"}
-"""What timm (True) and torchvision (False) call them; an architecture without refuses the word."""
+"""What timm (True) and torchvision (False) call them."""
+LACKING = {
+    True: (
+        "stochastic depth (--stochastic-depth)",
+        "convnext_tiny, efficientnet_b0, timm:resnet50",
+    ),
+    False: ("last norm to begin at 0 (--zero-init)", "resnet50, timm:resnet50"),
+}
+"""What an architecture may be without, and some that have it; True for stochastic depth."""
+DEPTH_MODULES = ("StochasticDepth", "DropPath")
+"""Of torchvision and of timm."""
 
 
 class Classifier(nn.Module):
@@ -59,6 +69,18 @@ class Classifier(nn.Module):
         floats = images.to(self.scale.dtype, memory_format=self.memory_format)
         logits: torch.Tensor = self.backbone(floats * self.scale + self.shift)
         return logits
+
+
+def _has_depth(backbone: nn.Module) -> bool:
+    """Whether residual branches may be left out."""
+    return any(type(each).__name__ in DEPTH_MODULES for each in backbone.modules())
+
+
+def _begins_at_zero(backbone: nn.Module) -> bool:
+    return any(
+        each.ndim == 1 and name.endswith("weight") and not each.any()
+        for name, each in backbone.named_parameters()
+    )
 
 
 def list_archs() -> list[str]:
@@ -103,33 +125,39 @@ def create_model(
         extra[DEPTH_OPTION[of_timm]] = stochastic_depth
     if zero_init:
         extra[ZERO_OPTION[of_timm]] = True
+    lacking = None
     try:
-        if of_timm:
-            name = arch.removeprefix(TIMM)
-            backbone = _timm().create_model(
-                name, pretrained=False, num_classes=num_classes, **extra
-            )
-        else:
-            backbone = torchvision.models.get_model(
-                arch, weights=None, num_classes=num_classes, **WITHOUT_AUX.get(arch, {}), **extra
-            )
+        backbone = _build(arch, num_classes, extra)
     except TypeError as error:
         lacking = next((each for each in extra if f"'{each}'" in str(error)), None)
         if lacking is None:
             raise
-        what, others = (
-            (
-                "stochastic depth (--stochastic-depth)",
-                "convnext_tiny, efficientnet_b0, timm:resnet50",
-            )
-            if lacking == DEPTH_OPTION[of_timm]
-            else ("a last norm to begin at 0 (--zero-init)", "resnet50, timm:resnet50")
-        )
-        library = "timm" if of_timm else "torchvision"
+    else:  # some builders take the word and do nothing
+        if stochastic_depth and not _has_depth(backbone):
+            lacking = DEPTH_OPTION[of_timm]
+        elif zero_init and not _begins_at_zero(backbone):
+            lacking = ZERO_OPTION[of_timm]
+    if lacking is not None:
+        what, others = LACKING[lacking in DEPTH_OPTION.values()]
         raise UserError(
-            f"{arch} of {library} has no {what}; drop it, or choose another --arch, such as {others}"
-        ) from None
+            f"{arch} of {'timm' if of_timm else 'torchvision'} has no {what}; drop it, or choose another "
+            f"--arch, such as {others}"
+        )
     return Classifier(backbone, mean, std)
+
+
+def _build(arch: str, num_classes: int, extra: dict[str, Any]) -> nn.Module:
+    if is_timm(arch):
+        name = arch.removeprefix(TIMM)
+        of_timm: nn.Module = _timm().create_model(
+            name, pretrained=False, num_classes=num_classes, **extra
+        )
+        return of_timm
+    options = WITHOUT_AUX.get(arch, {}) | extra
+    of_torchvision: nn.Module = torchvision.models.get_model(
+        arch, weights=None, num_classes=num_classes, **options
+    )
+    return of_torchvision
 
 
 def is_timm(arch: str) -> bool:

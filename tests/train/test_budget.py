@@ -93,7 +93,7 @@ def test_a_slow_first_step_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch)
     clock = Clock(monkeypatch, 5.0)  # it compiles for a third of the budget
     budget = budget_of(180.0, image_s=0.01)
     progress, _ = simulate(clock, budget, step_s=1.0, image_s=0.01, first_s=60.0)
-    assert 175 <= clock.now <= 180
+    assert 172 <= clock.now <= 180
     assert progress[-1] > 0.98
     assert len(progress) > 90
 
@@ -132,7 +132,7 @@ def test_a_resumed_run_has_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None
     budget.began = 1000.0 - 48.0  # of which 48 s were spent in sessions before
     assert budget.outlook(10, 0).progress == pytest.approx(0.5)
     clock.now += 24
-    assert budget.outlook(11, 0).progress > 0.75
+    assert budget.outlook(11, 0).progress == pytest.approx(0.75)
 
 
 @pytest.mark.slow

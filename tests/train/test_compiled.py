@@ -38,6 +38,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return made
 
 
+@pytest.mark.slow
 def test_there_is_a_graph_for_each_training_size_and_one_for_evaluation(
     tmp_path: Path, train_tiny: Any, graphs: list[tuple[int, int]]
 ) -> None:
@@ -48,6 +49,7 @@ def test_there_is_a_graph_for_each_training_size_and_one_for_evaluation(
     assert sorted(graphs) == [(BATCH, side) for side in (32, 48, 64, 80, 96)]
 
 
+@pytest.mark.slow
 def test_compiling_changes_no_batch_and_hardly_a_loss(
     tmp_path: Path, train_tiny: Any, metrics_of: Any, graphs: list[tuple[int, int]]
 ) -> None:

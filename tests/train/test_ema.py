@@ -105,6 +105,7 @@ def test_a_run_evaluates_and_keeps_the_average(
     assert ours["metrics"][1]["val/loss"] != theirs["metrics"][1]["val/loss"]
 
 
+@pytest.mark.slow
 def test_an_average_of_nothing_else_than_the_last_step_is_the_plain_run(
     tmp_path: Path, train_tiny: Any, outcome_of: Any
 ) -> None:
@@ -115,7 +116,15 @@ def test_an_average_of_nothing_else_than_the_last_step_is_the_plain_run(
     assert ours["summary"]["test"] == theirs["summary"]["test"]
 
 
-@pytest.mark.parametrize("asked", [1, 8, 9, 14], ids=["first step", "last step", "val", "epoch 2"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param(1, id="first step", marks=pytest.mark.slow),
+        pytest.param(8, id="last step", marks=pytest.mark.slow),
+        pytest.param(9, id="during evaluation", marks=pytest.mark.slow),
+        pytest.param(14, id="middle of the second epoch"),
+    ],
+)
 def test_a_resumed_run_with_an_average_equals_the_unbroken_one(
     tmp_path: Path, train_tiny: Any, stop_after: Any, resume: Any, outcome_of: Any, asked: int
 ) -> None:

@@ -97,7 +97,9 @@ def test_a_run_grows_in_the_middle_of_an_epoch_and_is_evaluated_at_its_own_size(
     assert [each["train/image_size"] for each in metrics_of(tmp_path / "run")] == [32, 48, 48]
 
 
-@pytest.mark.parametrize("asked", [3, 15, 16, 22])
+@pytest.mark.parametrize(
+    "asked", [15, *(pytest.param(each, marks=pytest.mark.slow) for each in (3, 16, 22))]
+)
 def test_a_resumed_run_that_grows_equals_the_unbroken_one(
     tmp_path: Path, train_tiny: Any, stop_after: Any, resume: Any, outcome_of: Any, asked: int
 ) -> None:
