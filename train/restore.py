@@ -20,6 +20,7 @@ from train.checkpoint import (
 )
 from train.distributed import from_first, own_seed, rank, size
 from train.length import StepCount, as_epoch
+from train.optimizer import set_rate
 from train.saving import save
 from train.session import Session
 from train.source import ShardSource
@@ -69,6 +70,7 @@ def restore(session: Session, saved: Checkpoint) -> None:
             session.model.backbone.load_state_dict(saved.stepped)
             session.average.model.backbone.load_state_dict(saved.model)
         load_optimizer(session.optimizer, saved.optimizer)
+        set_rate(session.optimizer, saved.progress.lr)
         if saved.scaler:  # empty where the run had no need of one
             session.scaler.load_state_dict(saved.scaler)
         _restore_random_state(session, saved)
