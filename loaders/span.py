@@ -19,10 +19,7 @@ class Span:
         self._device = device
         self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
         if device.type == "cuda":
-            self._events = (
-                torch.cuda.Event(enable_timing=True),
-                torch.cuda.Event(enable_timing=True),
-            )
+            self._events = (_event(), _event())
         self._seconds = 0.0
 
     def __enter__(self) -> Span:
@@ -49,4 +46,8 @@ class Span:
         """Its length; of a CUDA device only after what followed it was waited for."""
         if self._events is None:
             return self._seconds
-        return self._events[0].elapsed_time(self._events[1]) / 1e3
+        return float(self._events[0].elapsed_time(self._events[1])) / 1e3
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

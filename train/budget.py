@@ -162,4 +162,4 @@ def seconds_an_image(
 def _parts(batches: Iterator[Batch], size: int | None) -> Iterator[torch.Tensor]:
     for batch in batches:
         if len(batch):
-            yield from batch.images.split(size or len(batch))
+            yield from batch.images.split(size or len(batch))  # type: ignore[no-untyped-call]

@@ -34,7 +34,7 @@ def _counted(
     """Add the time that a method takes to that of recording."""
 
     @wraps(record)
-    def counted(log: RunLog, *args: P.args, **options: P.kwargs) -> None:
+    def counted(log: RunLog, /, *args: P.args, **options: P.kwargs) -> None:
         start = time.perf_counter()
         record(log, *args, **options)
         log._spent_s += time.perf_counter() - start

@@ -167,7 +167,7 @@ def _run(
             "evaluated": network if average is None else average.model,
         }
         if resolved.compile:
-            made = {each: torch.compile(each, dynamic=False) for each in set(ways.values())}
+            made = {each: torch.compile(each, dynamic=False) for each in set(ways.values())}  # type: ignore[misc]
             ways = {name: made[each] for name, each in ways.items()}
         length: Length = steps
         if config.budget is not None:
