@@ -29,7 +29,7 @@ DEMO_RUN := runs/demo
 export DATA SHARDS
 
 # `shards`, `train`, `bench` are folders too: without this make calls them up to date.
-.PHONY: help setup demo shards train bench test test-all test-gpu gpu-check lint format types check doctor clean
+.PHONY: help setup demo shards train bench records test test-all test-gpu gpu-check lint format types check doctor clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -74,6 +74,10 @@ train: $(STAMP)  ## train ARCH= with RECIPE= on SHARDS=
 
 bench: $(STAMP)  ## measure this machine and show the published table beside it
 	$${SHARDS:+env HYPHAE_SHARDS_DIR="$$SHARDS"} $(PY) -m bench $(ARGS)
+
+records: $(STAMP)  ## measure every figure of the documents anew, on a quiet machine, and publish it
+	$(PY) -m bench records $(ARGS)
+	$(PY) -m bench records --publish $(ARGS)
 
 doctor: $(STAMP)  ## what was found on this machine, and how to mend what is missing
 	@$(PY) -m bench doctor

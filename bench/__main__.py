@@ -6,7 +6,10 @@ not, and ``bench --help`` at once.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +28,8 @@ from bench.options import (
     shards_option,
 )
 from bench.peers.command import peers
-from shards.commands import HELP, run
+from bench.records import records
+from shards.commands import HELP, run, stop_on_signals
 from shards.errors import JobError, UserError
 from shards.machine import allowed_cores
 from shards.settings import path_setting, refuse_code_folder
@@ -93,26 +97,69 @@ def ladder(arch: str, resample: Resample, **settings: Any) -> None:
 
 
 @cli.command(context_settings=HELP)
-@options(repeats=5)
+@options(repeats=5, shards=False, image_size=False, threads=False)
+@click.option(
+    "--shards",
+    "sets",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Shard set; several times for several stored forms.  [default: HYPHAE_SHARDS_DIR or "
+    "local.toml, else a small drawn one]",
+)
+@click.option(
+    "--image-size",
+    "sizes",
+    default=str(IMAGE_SIZE),
+    callback=numbers("pixels", least=16),
+    help="Side of the crops [px]; several with commas.",
+)
+@click.option(
+    "--threads",
+    "thread_counts",
+    callback=numbers("threads"),
+    help="Of the loaders; several with commas.  [default: allowed cores]",
+)
 @click.option(
     "--originals",
     type=click.Path(path_type=Path),
     help="Folder of the photographs, to measure the DataLoader on the original files too.",
 )
-def loaders(originals: Path | None, **settings: Any) -> None:
-    """Every loader over the same shards with the same augmentation."""
-    from bench.loaders import measure_loaders
+def loaders(
+    sets: tuple[Path, ...],
+    sizes: tuple[int, ...],
+    thread_counts: tuple[int, ...],
+    originals: Path | None,
+    **settings: Any,
+) -> None:
+    """Every loader over the same shards with the same augmentation.
+
+    Several shard sets, image sizes or thread counts: every combination, one after another.
+    """
+    from bench.loaders import measure_loaders, originals_root
+    from bench.request import images_per_epoch
     from bench.session import BenchSession
 
-    with BenchSession(**settings) as session:
-        session.show(measure_loaders(session.request, originals))
+    for each in sets[1:]:  # what is wrong with the others shows before the first is measured
+        images_per_epoch(each)
+        if originals is not None:
+            originals_root(originals, each)
+    first = sets[0] if sets else None
+    with BenchSession(shards=first, image_size=sizes[0], threads=None, **settings) as session:
+        for shards, size, threads in product(
+            (session.request.shards, *sets[1:]), sizes, thread_counts or (None,)
+        ):
+            request = replace(session.request.on(shards), image_size=size, threads=threads)
+            session.show(measure_loaders(request, originals))
 
 
 @cli.command(context_settings=HELP)
 @options(repeats=5, shards=False, batch_size=False)
 @archs_option
 @click.option(
-    "--batch-size", "batch_sizes", callback=numbers, help="Images a batch; several with commas."
+    "--batch-size",
+    "batch_sizes",
+    callback=numbers("images"),
+    help="Images a batch; several with commas.",
 )
 @click.option(
     "--precision",
@@ -183,13 +230,84 @@ def train(arch: str, epoch_size: int | None, **settings: Any) -> None:
 @cli.command(context_settings=HELP)
 @options(repeats=3, image_size=False)
 @archs_option
-def table(arch: tuple[str, ...], **settings: Any) -> None:
-    """The published table beside what is measured here at its image size, 384 px."""
+@click.option(
+    "--recipe",
+    "recipes",
+    default="",
+    help="Also measure the image sizes of these recipes, separated by commas; `all`: of every one. "
+    " [default: only what 384 px tells of them]",
+)
+def table(arch: tuple[str, ...], recipes: str, **settings: Any) -> None:
+    """The published table beside what is measured here at its image size, 384 px.
+
+    Below it, what the recipes would take on the published data, and the finished runs of this machine.
+    """
     from bench.session import BenchSession
     from train.published import IMAGE_SIZE as PUBLISHED_SIZE
+    from train.recipes import RECIPES, create_recipe
 
+    named = [each.strip() for each in recipes.split(",") if each.strip()]
+    asked = list(RECIPES) if recipes == "all" else named
+    for each in asked:
+        create_recipe(each)  # which names the nearest one
     with BenchSession(archs=arch, image_size=PUBLISHED_SIZE, **settings) as session:
-        session.show(_table(session.request, arch))
+        session.show(_table(session.request, arch, asked))
+
+
+@cli.command(context_settings=HELP)
+@arch_option
+@click.option(
+    "--image-size", type=click.IntRange(16), default=IMAGE_SIZE, help="Side of the crops [px]."
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=128,
+    help="Images an optimizer step, which the micro-batch is a part of.",
+)
+@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
+@click.option(
+    "--minutes", type=click.FloatRange(0.01), default=2.0, help="For all of it, beside compiling."
+)
+@click.option("--forget", is_flag=True, help="Remove the profile of this machine instead.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write JSON here.")
+@shards_option
+def tune(arch: str, minutes: float, batch_size: int, forget: bool, **settings: Any) -> None:
+    """Search threads, prefetch and micro-batch for this machine; its profile is what auto follows.
+
+    With a GPU, the share of its JPEG engines and the mode of torch.compile, too. A default changes only
+    where another value is faster beyond doubt. The profile is a file of this machine alone in
+    $XDG_CONFIG_HOME/hyphae (~/.config/hyphae). Stopped, it leaves the profile as it was.
+    """
+    from bench.session import BenchSession
+    from bench.tune import tune as search
+    from train.device import choose_device
+    from train.recipes import create_recipe
+    from train.tuned import forget_profile, write_profile
+
+    device, _ = choose_device(settings["device"])
+    if forget:
+        file = forget_profile(device)
+        click.echo(f"removed: {file}" if file else "there is no profile of this machine")
+        return
+    with BenchSession(
+        archs=(arch,), batch_size=None, threads=None, repeats=2, block_s=0.3, **settings
+    ) as session:
+        config = replace(
+            create_recipe("baseline"),
+            arch=arch,
+            image_size=settings["image_size"],
+            batch_size=batch_size,
+            device=settings["device"],
+        )
+        with stop_on_signals("stopped; the profile is as it was"):
+            section, tuned = search(session.request, config, minutes, time.strftime("%Y-%m-%d"))
+        session.show(section)
+        file = write_profile(tuned)
+        click.echo(
+            f"\nprofile: {tuned}\nwritten: {file}, for what is left to auto; `bench tune --forget` "
+            "removes it"
+        )
 
 
 @cli.command(name="pack", context_settings=HELP)
@@ -315,14 +433,16 @@ cli.add_command(ab)
 cli.add_command(compare)
 cli.add_command(doctor)
 cli.add_command(peers)
+cli.add_command(records)
 cli.add_command(report)
 
 
-def _table(request: Any, archs: tuple[str, ...]) -> Section:
+def _table(request: Any, archs: tuple[str, ...], recipes: Sequence[str] = ()) -> Section:
     from bench.runs import finished_runs
     from bench.table import measure_table
 
-    return measure_table(request, archs, finished_runs(path_setting("log_dir") or Path("runs")))
+    runs = finished_runs(path_setting("log_dir") or Path("runs"))
+    return measure_table(request, archs, runs, recipes)
 
 
 def main() -> None:

@@ -49,6 +49,8 @@ class AbRequest:
     most_pairs: int = MOST_PAIRS
     block_s: float = BLOCK_S
     """Least length of a block [s]."""
+    slowed: float = 0.0
+    """Share of its rate that is taken from the loader of ``new``: to prove the method."""
 
 
 @contextmanager
@@ -58,10 +60,7 @@ def worktree(ref: str, folder: Path, repository: Path = CODE_ROOT) -> Iterator[P
     Raises:
         UserError: No git, no repository, or no such commit.
     """
-    git = shutil.which("git")
-    if git is None or not (repository / ".git").exists():
-        raise UserError(f"bench ab compares commits, and {repository} is no git repository")
-    command = [git, "-C", str(repository), "worktree"]
+    command = [_git(repository), "-C", str(repository), "worktree"]
     done = subprocess.run(
         [*command, "add", "--quiet", "--detach", "--force", str(folder), ref],
         capture_output=True,
@@ -94,13 +93,16 @@ def measure_ab(request: AbRequest, repository: Path = CODE_ROOT) -> tuple[Sectio
             side: stack.enter_context(worktree(ref, work / side, repository))
             for side, ref in refs.items()
         }
-        commits = {side: _commit(code) for side, code in codes.items()}
+        commits = {side: commit_of("HEAD", code) for side, code in codes.items()}
         sides = {
             side: stack.enter_context(_Side(f"{side} ({refs[side]})", code, work / f"{side}.log"))
             for side, code in codes.items()
         }
+        slowed = {"slowed": request.slowed} if request.slowed else {}
+        sides[BASE].begin_to_open(request.what, request.settings)
+        sides[NEW].begin_to_open(request.what, request.settings | slowed)
         for each in sides.values():
-            each.open(request.what, request.settings)
+            each.await_open()
         progress = stack.enter_context(Progress("ab", request.most_pairs, "pairs at most"))
         for pair in range(request.most_pairs + 1):  # the first is a warm-up
             for side in (BASE, NEW) if pair % 2 else (NEW, BASE):
@@ -146,14 +148,26 @@ def _section(
     )
 
 
-def _commit(code: Path) -> str:
+def commit_of(ref: str, repository: Path = CODE_ROOT) -> str:
+    """Short hash of a commit, branch or tag.
+
+    Raises:
+        UserError: No git, no repository, or no such commit.
+    """
+    command = [_git(repository), "-C", str(repository), "rev-parse", "--short=12", "--verify"]
     done = subprocess.run(
-        ["git", "-C", str(code), "rev-parse", "--short=12", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=True,
+        [*command, "--quiet", f"{ref}^{{commit}}"], capture_output=True, text=True, check=False
     )
+    if done.returncode:
+        raise UserError(f"no commit, branch or tag {ref!r} in {repository}")
     return done.stdout.strip()
+
+
+def _git(repository: Path) -> str:
+    git = shutil.which("git")
+    if git is None or not (repository / ".git").exists():
+        raise UserError(f"bench ab compares commits, and {repository} is no git repository")
+    return git
 
 
 class _Side(PeerProcess):
@@ -164,19 +178,24 @@ class _Side(PeerProcess):
         super().__init__([sys.executable, "-I", script, str(code)], log)
         self._name, self._code = name, code
 
-    def open(self, what: str, settings: dict[str, Any]) -> None:
-        """Import the commit's packages and open what is measured."""
-        answer = self._asked({"do": "open", "what": what, "settings": settings}, OPEN_S)
+    def begin_to_open(self, what: str, settings: dict[str, Any]) -> None:
+        """Import the commit's packages and open what is measured; both sides at once."""
+        self.tell({"do": "open", "what": what, "settings": settings})
+
+    def await_open(self) -> None:
+        """Wait until it stands ready."""
+        answer = self._heard(OPEN_S)
         if Path(answer["code"]).resolve() != self._code.resolve():
             raise JobError(f"{self._name} imported {answer['code']} instead of {self._code}")
 
     def block(self, epoch: int, min_s: float) -> float:
         """Images a second of a block."""
-        answer = self._asked({"do": "block", "epoch": epoch, "min_s": min_s}, min_s + BLOCK_EXTRA_S)
+        self.tell({"do": "block", "epoch": epoch, "min_s": min_s})
+        answer = self._heard(min_s + BLOCK_EXTRA_S)
         return float(answer["images"]) / float(answer["seconds"])
 
-    def _asked(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    def _heard(self, timeout_s: float) -> dict[str, Any]:
         try:
-            return self.ask(request, timeout_s)
+            return self.hear(timeout_s)
         except JobError as error:
             raise JobError(f"{self._name}: {error.message}") from None

@@ -16,6 +16,7 @@ import os
 import sys
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -23,6 +24,8 @@ from typing import Any
 
 WARM_UP = 2
 """Batches or steps of each block before the clock starts."""
+BURNT = bytes(2**17)
+"""What a slowed loader computes the check sum of: long enough that Python's lock is let go."""
 Epochs = Callable[[int], Iterator[int]]
 
 
@@ -70,6 +73,7 @@ def open_loader(settings: dict[str, Any]) -> Epochs:
     from loaders.factory import create_loader
 
     shards = Path(settings.pop("shards"))
+    slow_down(settings.pop("slowed", 0.0))
     loader = create_loader(
         LoaderConfig(
             shards=shards, backend="opencv", augment=AugmentConfig(), verify="never", **settings
@@ -82,6 +86,30 @@ def open_loader(settings: dict[str, Any]) -> Epochs:
                 yield len(batch)
 
     return epoch
+
+
+def slow_down(share: float) -> None:
+    """Take this share of its rate from the ``opencv`` loader."""
+    if share:
+        from loaders import opencv
+
+        opencv._Work.fill = slowed_down(opencv._Work.fill, share)  # type: ignore[method-assign]
+
+
+def slowed_down(fill: Callable[..., None], share: float) -> Callable[..., None]:
+    """The same, and then compute for nothing, until the rate is lower by ``share``.
+
+    Measured in the thread's own processor time, so that what others take slows it no further.
+    """
+
+    def slowed(work: Any, first: int, last: int) -> None:
+        start = time.thread_time()
+        fill(work, first, last)
+        stop = start + (time.thread_time() - start) / (1 - share)
+        while time.thread_time() < stop:
+            zlib.crc32(BURNT)
+
+    return slowed
 
 
 def open_step(settings: dict[str, Any]) -> Epochs:

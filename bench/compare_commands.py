@@ -12,6 +12,7 @@ from shards.errors import JobError, UserError
 from shards.machine import allowed_cores
 
 BATCH_SIZE = 16
+PROOF_TRIALS = 20
 
 
 @click.command(context_settings=HELP)
@@ -34,7 +35,15 @@ BATCH_SIZE = 16
     help="For --what loader.",
 )
 @click.option(
-    "--trials", type=click.IntRange(1), default=1, help="Do it all so many times, and count."
+    "--trials",
+    type=click.IntRange(1),
+    help="Do it all so many times, and count.  [default: 1; 20 with --proof]",
+)
+@click.option(
+    "--proof",
+    is_flag=True,
+    help="Prove the method on this machine: BASE against itself must be undecided, and slower with "
+    "a loader slowed by a tenth, each in nine of ten trials. With --json it goes on after a kill.",
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write JSON here.")
 def ab(
@@ -47,7 +56,8 @@ def ab(
     threads: int | None,
     arch: str,
     resample: str,
-    trials: int,
+    trials: int | None,
+    proof: bool,
     json_file: Path | None,
 ) -> None:
     """Is one commit faster or slower than BASE, another commit, branch or tag?
@@ -56,9 +66,14 @@ def ab(
     ratio is narrow: faster, slower or undecided. On the CPU. What is not committed is not measured.
     Exit code 1 where it is slower.
     """
-    from bench.ab import AbRequest, measure_ab
+    from bench.ab import AbRequest, commit_of, measure_ab
+    from bench.ab_proof import failures, prove_ab
     from bench.session import BenchSession
 
+    if proof and what != "loader":
+        raise UserError(f"--proof is of the loader, which it can slow; leave out --what {what}")
+    commit = commit_of(base)  # said before shards are looked for
+    failed, verdicts = [], []
     with BenchSession(
         shards=shards,
         image_size=image_size,
@@ -70,22 +85,29 @@ def ab(
         archs=(arch,),
     ) as session:
         settings = {
-            "shards": str(session.request.shards.absolute()),
+            "shards": str(session.request.shards),
             "image_size": image_size,
             "batch_size": batch_size,
             "threads": threads or allowed_cores(),
             **({"resample": resample} if what == "loader" else {"arch": arch}),
         }
-        request = AbRequest(base=base, new=new, what=what, settings=settings)
-        verdicts = []
-        for _ in range(trials):
-            section, comparison = measure_ab(request)
+        if proof:
+            request = AbRequest(base=commit, new=commit, what=what, settings=settings)
+            section = prove_ab(request, trials or PROOF_TRIALS, session.keep, session.begun())
             session.show(section)
-            verdicts.append(comparison.verdict)
-        if trials > 1:
-            counts = [f"{verdicts.count(each)} {each}" for each in dict.fromkeys(verdicts)]
-            click.echo(f"\n{trials} trials: {', '.join(counts)}")
-    if trials == 1 and verdicts == ["slower"]:
+            failed = failures(section)
+        else:
+            request = AbRequest(base=base, new=new, what=what, settings=settings)
+            for _ in range(trials or 1):
+                section, comparison = measure_ab(request)
+                session.show(section)
+                verdicts.append(comparison.verdict)
+    if failed:
+        raise JobError(f"the verdicts of bench ab are not to be trusted here: {'; '.join(failed)}")
+    if len(verdicts) > 1:
+        counts = [f"{verdicts.count(each)} {each}" for each in dict.fromkeys(verdicts)]
+        click.echo(f"\n{trials} trials: {', '.join(counts)}")
+    elif verdicts == ["slower"]:
         raise JobError(f"{new} is slower than {base}: {comparison}")
 
 

@@ -54,6 +54,7 @@ def run_doctor() -> list[Finding]:
         _bf16,
         _compiler,
         _cores,
+        _profile,
         _memory,
         _shared_memory,
         _disk_here,
@@ -218,6 +219,20 @@ def _cores() -> Finding:
         value=f"{cores} allowed of {present}",
         level="note" if cores < present else "ok",
     )
+
+
+def _profile() -> Finding:
+    """What ``bench tune`` found; a damaged profile is passed over by all commands."""
+    tuned, device = _import("train.tuned"), _import("train.device")
+    if isinstance(tuned, str) or isinstance(device, str):
+        return Finding(name="tuned", value="unknown: torch does not work", level="note")
+    profile, problem = tuned.read_profile(device.choose_device("auto")[0])
+    if problem is not None:
+        return Finding(name="tuned", value=problem, level="note", remedy="bench tune")
+    if profile is None:
+        value = "not yet: threads, prefetch and the like are defaults"
+        return Finding(name="tuned", value=value, level="note", remedy="bench tune")
+    return Finding(name="tuned", value=str(profile))
 
 
 def _memory() -> Finding:

@@ -10,12 +10,11 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from shards.machine import allowed_cores, available_memory, human_bytes
+from shards.machine import allowed_cores, available_memory, cpu_model, human_bytes
 from shards.settings import CODE_ROOT
 from train.device import hidden_gpu
 from train.run import versions
@@ -73,16 +72,6 @@ def load_average() -> float | None:
         return round(os.getloadavg()[0], 2)
     except (AttributeError, OSError):
         return None
-
-
-def cpu_model() -> str:
-    """Name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def gpus() -> list[str]:

@@ -23,12 +23,14 @@ from bench.result import Result, Section, not_measured
 from bench.timing import Subject, in_turns, rate
 from loaders.augment import AugmentConfig
 from loaders.batch import Loader
-from loaders.config import Backend, LoaderConfig, Resample
+from loaders.config import Backend, LoaderConfig, Read, Resample
 from loaders.factory import create_loader
 from loaders.opencv import decode
+from loaders.plan import Sampling
 from loaders.planned import PlannedSplit
 from preprocess.csv_layout import IMAGE_FOLDER
 from shards.errors import ShardError, UserError
+from shards.format import Manifest
 from shards.reader import ShardSet, Split
 from train.device import choose_device
 
@@ -48,6 +50,8 @@ class Contestant:
     backend: Backend
     resample: Resample
     originals: bool = False
+    read: Read = "planned"
+    sampling: Sampling = "csv"
 
 
 CONTESTANTS = (
@@ -57,6 +61,10 @@ CONTESTANTS = (
     Contestant("dali-cpu linear", "dali-cpu", "linear"),
     Contestant("torchvision DataLoader", "torchvision", "antialias"),
     Contestant("torchvision, original files", "torchvision", "antialias", originals=True),
+    Contestant("webdataset linear", "webdataset", "linear", sampling="natural"),
+    Contestant(
+        "dali-cpu, shard by shard", "dali-cpu", "linear", read="sequential", sampling="natural"
+    ),
 )
 
 
@@ -112,6 +120,17 @@ def originals_root(folder: Path, shards: Path) -> Path:
     raise UserError(f"no original photograph {folder / first}: give the folder that was packed")
 
 
+def stored_form(shards: Path) -> str:
+    """How a shard set keeps its photographs, in a few words."""
+    options = Manifest.read(shards).options
+    side = f"short side {options.get('short_side', 'unknown')}"
+    raw = options.get("raw_share", 0)
+    if raw == 1:
+        return f"pixels, {side}"
+    mixed = f", {raw:.0%} of them pixels" if raw else ""
+    return f"JPEG {options.get('quality', '')}".strip() + f", {side}{mixed}"
+
+
 def _configure(request: Request, device: torch.device) -> tuple[LoaderConfig, int]:
     """The common configuration, and how many batches warm it up: one a worker."""
     warm_up = request.num_threads
@@ -147,6 +166,8 @@ def _open(contestant: Contestant, config: LoaderConfig, originals: Path | None) 
             backend=contestant.backend,
             resample=contestant.resample,
             originals=originals if contestant.originals else None,
+            read=contestant.read,
+            sampling=contestant.sampling,
         )
     )
 
@@ -217,6 +238,7 @@ def _in_threads(
 
 
 def _section(config: LoaderConfig, request: Request, results: tuple[Result, ...]) -> Section:
+    stored = stored_form(config.shards)
     notes = []
     wanted = request.batch_size
     if wanted is not None and config.batch_size < wanted:
@@ -225,7 +247,7 @@ def _section(config: LoaderConfig, request: Request, results: tuple[Result, ...]
         name="loaders",
         title=(
             f"loaders: {config.image_size} px, batch {config.batch_size}, {config.threads} threads, "
-            f"the baseline's augmentation, page cache warm, {config.shards}"
+            f"the baseline's augmentation, page cache warm, {config.shards} ({stored})"
         ),
         results=results,
         reference=CEILING,
@@ -235,6 +257,7 @@ def _section(config: LoaderConfig, request: Request, results: tuple[Result, ...]
             "threads": config.threads,
             "device": config.device,
             "shards": str(config.shards),
+            "stored": stored,
         },
         notes=tuple(notes),
     )

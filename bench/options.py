@@ -23,15 +23,15 @@ def shards_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def options(
-    *, repeats: int, image_size: bool = True, shards: bool = True, batch_size: bool = True
+    *,
+    repeats: int,
+    image_size: bool = True,
+    shards: bool = True,
+    batch_size: bool = True,
+    threads: bool = True,
 ) -> Decorator:
     """The options that the suites share."""
     shared: list[Decorator] = [
-        click.option(
-            "--threads",
-            type=click.IntRange(1),
-            help="Of the loaders, and on a CPU of the model.  [default: allowed cores]",
-        ),
         click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps."),
         click.option(
             "--repeats", type=click.IntRange(2), default=repeats, help="Timed blocks of each."
@@ -40,6 +40,15 @@ def options(
             "--json", "json_file", type=click.Path(path_type=Path), help="Also write JSON here."
         ),
     ]
+    if threads:
+        shared.insert(
+            0,
+            click.option(
+                "--threads",
+                type=click.IntRange(1),
+                help="Of the loaders, and on a CPU of the model.  [default: allowed cores]",
+            ),
+        )
     if batch_size:
         shared.insert(
             0,
@@ -94,17 +103,24 @@ def archs_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
-def numbers(
-    _context: click.Context, _option: click.Parameter, value: str | None
-) -> tuple[int, ...]:
-    """Numbers of images from ``8,16``."""
-    try:
-        found = tuple(int(each) for each in value.split(",")) if value else ()
-    except ValueError:
-        found = (0,)
-    if found and min(found) < 1:
-        raise click.BadParameter(f"{value!r} is not a number of images, or several with commas")
-    return found
+def numbers(what: str, least: int = 1) -> Callable[..., tuple[int, ...]]:
+    """A callback that takes numbers of something, from ``8,16``."""
+
+    def parse(
+        _context: click.Context, _option: click.Parameter, value: str | None
+    ) -> tuple[int, ...]:
+        try:
+            found = tuple(int(each) for each in value.split(",")) if value else ()
+        except ValueError:
+            found = (least - 1,)
+        if found and min(found) < least:
+            at_least = f" of at least {least}" if least > 1 else ""
+            raise click.BadParameter(
+                f"{value!r} is not a number of {what}{at_least}, or several with commas"
+            )
+        return found
+
+    return parse
 
 
 def choices(*known: str) -> Callable[..., tuple[str, ...]]:

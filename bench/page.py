@@ -8,6 +8,8 @@ from html import escape
 from bench.chart import log_chart
 from bench.environment import describe
 from bench.ladder import sentences
+from bench.recipe_costs import HEADER as RECIPES_HEADER
+from bench.recipe_costs import cost_rows
 from bench.result import (
     NOT_MEASURED,
     Report,
@@ -19,6 +21,8 @@ from bench.result import (
     share_of,
     unsteady,
 )
+from bench.runs import HEADER as RUNS_HEADER
+from bench.runs import run_cells
 from bench.table import THEIRS, TOTAL
 from shards.machine import human_time
 
@@ -114,7 +118,12 @@ def _published(section: Section) -> str:
                 "" if total.median is None else "extrapolated",
             ]
         )
-    return _cells(header, rows)
+    found = [_cells(header, rows)]
+    if recipes := cost_rows(section):
+        found.append(_cells(RECIPES_HEADER, recipes))
+    if runs := section.settings["runs"]:
+        found.append(_cells(RUNS_HEADER, [run_cells(each) for each in runs]))
+    return "".join(found)
 
 
 def _named(section: Section, name: str) -> Result:

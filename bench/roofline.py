@@ -14,16 +14,24 @@ import torch
 from bench.machine_rates import MEMORY, matrix_name, matrix_subject, memory_subject
 from bench.operations import step_work
 from bench.request import Request
-from bench.result import Result, Section, number, text_table, unsteady
-from bench.step import CPU_BATCH, GPU_BATCH, step_subject, synthetic_batch
-from bench.timing import in_turns
+from bench.result import (
+    NOT_MEASURED,
+    Result,
+    Section,
+    not_measured,
+    number,
+    text_table,
+    unsteady,
+)
+from bench.step import CPU_BATCH, GPU_BATCH, device_note, step_subject, synthetic_batch
+from bench.timing import Subject, in_turns
 from shards.machine import human_time
 from train.device import DTYPES
 from train.published import TRAIN_ROWS
 
 HEADER = (
     "arch", "M params", "GFLOP/img", "MB/img", "FLOP/byte", "floor img/s", "step img/s", "of floor",
-    "floor of an epoch", "at this step",
+    "floor of an epoch", "at this step", "peak GiB",
 )  # fmt: skip
 
 
@@ -43,14 +51,18 @@ def measure_roofline(request: Request, archs: Sequence[str]) -> Section:
                      request.block_s)
         for arch in archs
     ]  # fmt: skip
-    values = in_turns([matrix, memory, *steps], request.repeats, "roofline", request.budget_s)
+    subjects = [Subject(each.variant.name, each.block) for each in steps]
+    values = in_turns([matrix, memory, *subjects], request.repeats, "roofline", request.budget_s)
     flop_per_s = Result(name=matrix.name, repeats=values[matrix.name], unit="FLOP/s")
     bytes_per_s = Result(name=MEMORY, repeats=values[MEMORY], unit="bytes/s", note=memory.note)
     assert flop_per_s.median is not None
     assert bytes_per_s.median is not None
     results = [flop_per_s, bytes_per_s]
     itemsize = torch.empty((), dtype=DTYPES[precision]).itemsize
-    for arch in archs:
+    for arch, subject in zip(archs, steps, strict=True):
+        if subject.out_of_memory:
+            results.append(not_measured(arch, f"out of memory at batch {config.batch_size}"))
+            continue
         work = step_work(arch, config.image_size, config.batch_size)
         floor_s = work.floor_s(
             flop_per_s=flop_per_s.median, bytes_per_s=bytes_per_s.median, itemsize=itemsize
@@ -65,6 +77,7 @@ def measure_roofline(request: Request, archs: Sequence[str]) -> Section:
             "floor_images_per_s": floor,
             "of_floor": step.median / floor,
             "floor_epoch_s": TRAIN_ROWS / floor,
+            "peak_memory_gib": subject.peak_memory_gib,
         }
         results.append(Result(name=arch, repeats=step.repeats, details=details))
     return Section(
@@ -84,6 +97,7 @@ def measure_roofline(request: Request, archs: Sequence[str]) -> Section:
         notes=(
             "floor: every product takes as long as its arithmetic at the rate of large matrices, or "
             "its traffic at the rate of copies; all else fused into them; the optimizer added",
+            device_note(device),
         ),
     )
 
@@ -108,7 +122,9 @@ def render_roofline(section: Section) -> str:
 
 def _row(result: Result) -> list[str]:
     at: dict[str, Any] = result.details
-    assert result.median is not None
+    if result.median is None:
+        return [result.name, *[NOT_MEASURED] * (len(HEADER) - 2), result.note]
+    peak = at["peak_memory_gib"]
     return [
         result.name,
         number(at["parameters"] / 1e6),
@@ -120,4 +136,5 @@ def _row(result: Result) -> list[str]:
         f"{at['of_floor']:.0%}",
         human_time(at["floor_epoch_s"]),
         human_time(TRAIN_ROWS / result.median),
+        NOT_MEASURED if peak is None else f"{peak:.1f}",
     ]

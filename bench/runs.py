@@ -14,6 +14,7 @@ from shards.machine import human_time
 from train.published import incomparable, published_table
 
 SUMMARY = "summary.json"
+HEADER = ("run", "arch", "recipe", "px", "epochs", "time", "img/s", "test mIoU", "published")
 
 
 def finished_runs(folder: Path) -> list[dict[str, Any]]:
@@ -25,8 +26,7 @@ def render_runs(runs: Sequence[dict[str, Any]]) -> list[str]:
     """Lines for finished runs; none where there are none."""
     if not runs:
         return []
-    rows = [["run", "arch", "recipe", "px", "epochs", "time", "img/s", "test mIoU", "published"]]
-    rows += [_cells(run) for run in runs]
+    rows = [[*HEADER], *map(run_cells, runs)]
     lines = ["finished runs: whole time with evaluation, one run each"]
     return lines + [f"  {line}" for line in text_table(rows, left=(0, 1, 2, 8))]
 
@@ -67,7 +67,8 @@ def _incomparable(summary: dict[str, Any]) -> str | None:
     return incomparable(manifest, summary["image_size"])
 
 
-def _cells(run: dict[str, Any]) -> list[str]:
+def run_cells(run: dict[str, Any]) -> list[str]:
+    """A finished run as cells under :data:`HEADER`."""
     if "unreadable" in run:
         return [run["run"], *[NOT_MEASURED] * 7, f"{SUMMARY} is unreadable ({run['unreadable']})"]
     if "incomparable" in run:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bench.compare import read_record
 from bench.environment import describe, environment
 from bench.ladder import render_ladder
 from bench.load import LoadMeter, was_busy
@@ -23,6 +24,7 @@ from bench.table import render_table
 from shards.commands import stop_on_signals
 from shards.errors import UserError
 from shards.machine import human_time
+from shards.writer import atomic_file
 from train.device import choose_device
 from train.models import check_arch
 
@@ -46,6 +48,7 @@ class Recorder:
             what = "is a folder" if json_file.is_dir() else "lies in a folder that does not exist"
             raise UserError(f"--json {json_file} {what}")
         self._json_file = json_file
+        self._part = None if json_file is None else json_file.with_name(f"{json_file.name}.part")
         self._sections: list[Section] = []
 
     def __enter__(self) -> Self:
@@ -63,6 +66,20 @@ class Recorder:
 
     def _prepare(self, stack: ExitStack) -> None:
         """Whatever the measurements need; ``stack`` puts it away again."""
+
+    def keep(self, section: Section) -> None:
+        """Write a section that is not complete beside the JSON, to go on with after a kill."""
+        if self._part is not None:
+            report = Report(environment=self._environment, sections=(section,))
+            with atomic_file(self._part) as file:
+                file.write(report.to_json().encode())
+
+    def begun(self) -> Section | None:
+        """What :meth:`keep` wrote last, of an earlier call of the same command."""
+        if self._part is None or not self._part.exists():
+            return None
+        click.echo(f"going on with {self._part}")
+        return read_record(self._part).sections[0]
 
     def show(self, section: Section) -> None:
         """Print a section and keep it for the JSON, marked where others used the machine too."""
@@ -89,6 +106,8 @@ class Recorder:
             report = Report(environment=self._environment, sections=tuple(self._sections))
             self._json_file.write_text(report.to_json(), encoding="utf-8")
             click.echo(f"written: {self._json_file}")
+        if self._part is not None:
+            self._part.unlink(missing_ok=True)
 
 
 class BenchSession(Recorder):

@@ -44,7 +44,9 @@ class Stepper:
         model.train()
         self.network: nn.Module = model
         if resolved.compile:
-            self.network = cast("nn.Module", torch.compile(model, dynamic=False))
+            self.network = cast(
+                "nn.Module", torch.compile(model, dynamic=False, mode=resolved.compile_mode)
+            )
         self._optimizer = create_optimizer(model, config, resolved.device)
         self._scaler = torch.amp.GradScaler(
             resolved.device.type, enabled=resolved.precision == "fp16"
@@ -64,6 +66,10 @@ class Stepper:
         self._optimizer.zero_grad(set_to_none=True)
         self.loss = loss.detach()
         return self.loss
+
+    def forget_gradients(self) -> None:
+        """Let go of what a backward pass left."""
+        self._optimizer.zero_grad(set_to_none=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +144,9 @@ def measure_step(
     config, resolved = request.training(arch, cpu_batch=CPU_BATCH, gpu_batch=GPU_BATCH)
     flops = flops_per_image(arch, config.image_size)
     batch = synthetic_batch(config, resolved.device)
-    chosen = every_variant(resolved, precisions, formats, compiled)
-    steps = [_StepSubject(each, config, batch, request.block_s) for each in chosen]
+    asked = every_variant(resolved, precisions, formats, compiled)
+    chosen = [each for each in asked if _obstacle(each.resolved) is None]
+    steps = [StepSubject(each, config, batch, request.block_s) for each in chosen]
     matrices = [
         matrix_subject(resolved.device, precision, request.block_s)
         for precision in dict.fromkeys(each.resolved.precision for each in chosen)
@@ -155,13 +162,18 @@ def measure_step(
         )
         for each in matrices
     }
-    results = [
-        not_measured(each.variant.name, f"out of memory at batch {config.batch_size}")
+    measured = {
+        each.variant.name: not_measured(
+            each.variant.name, f"out of memory at batch {config.batch_size}"
+        )
         if each.out_of_memory
         else _result(each, values[each.variant.name], flops, rates)
         for each in steps
+    }
+    results = [
+        measured.get(each.name) or not_measured(each.name, str(_obstacle(each.resolved)))
+        for each in asked
     ]
-    notes = ["fp32 multiplies in TF32, as training does"] if resolved.device.type == "cuda" else []
     return Section(
         name="step",
         title=(
@@ -170,7 +182,7 @@ def measure_step(
             f"{flops / 1e9:.1f} GFLOP an image (forward and backward)"
         ),
         results=(*results, *rates.values()),
-        reference=chosen[0].name,
+        reference=chosen[0].name if chosen else None,
         settings={
             "arch": arch,
             "image_size": config.image_size,
@@ -179,7 +191,23 @@ def measure_step(
             "flops_per_image": flops,
             **resolved.to_dict(),
         },
-        notes=tuple(notes),
+        notes=(device_note(resolved.device),),
+    )
+
+
+def device_note(device: torch.device) -> str:
+    """What a reader has to know about timing here; without a GPU, what is missing."""
+    if device.type == "cuda":
+        return "timed by CUDA events; fp32 multiplies in TF32, as training does"
+    return "no GPU: timed by the host's clock; fp16, TF32 and peak memory need one"
+
+
+def _obstacle(resolved: Resolved) -> str | None:
+    """Why a step cannot run here; None if it can."""
+    return (
+        "fp16 needs a GPU"
+        if resolved.precision == "fp16" and resolved.device.type == "cpu"
+        else None
     )
 
 
@@ -199,14 +227,14 @@ def step_subject(
     training: tuple[TrainConfig, Resolved],
     batch: tuple[torch.Tensor, torch.Tensor],
     block_s: float,
-) -> Subject:
+) -> StepSubject:
     """Times the step as training runs it here."""
     config, resolved = training
-    variant = _variant(resolved, resolved.channels_last)
-    return Subject(name, _StepSubject(variant, config, batch, block_s).block)
+    variant = replace(_variant(resolved, resolved.channels_last), name=name)
+    return StepSubject(variant, config, batch, block_s)
 
 
-class _StepSubject:
+class StepSubject:
     """Blocks of steps of one variant; remembers whether its memory sufficed."""
 
     def __init__(
@@ -267,7 +295,7 @@ class _StepSubject:
 
 
 def _result(
-    subject: _StepSubject, repeats: tuple[float, ...], flops: int, rates: dict[str, Result]
+    subject: StepSubject, repeats: tuple[float, ...], flops: int, rates: dict[str, Result]
 ) -> Result:
     result = Result(name=subject.variant.name, repeats=repeats)
     matrix = rates[matrix_name(subject.variant.resolved.precision)]

@@ -7,11 +7,12 @@ from it, and says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from bench.end_to_end import STEP, TOGETHER, measure_end_to_end
+from bench.recipe_costs import HEADER, cost_results, cost_rows, measure_costs
 from bench.request import Request
 from bench.result import (
     NOT_MEASURED,
@@ -35,9 +36,18 @@ TOTAL = f"{SAMPLES / 1e6:.2f} million images"
 
 
 def measure_table(
-    request: Request, archs: Sequence[str], runs: Sequence[dict[str, Any]] = ()
+    request: Request,
+    archs: Sequence[str],
+    runs: Sequence[dict[str, Any]] = (),
+    recipes: Sequence[str] = (),
 ) -> Section:
     """Measure ``archs`` at the published image size and set them beside the published rows.
+
+    Args:
+        request: Shards, batch size, threads, device, repeats.
+        archs: Of torchvision or timm.
+        runs: Finished ones, as of :func:`bench.runs.finished_runs`.
+        recipes: Whose own image sizes are measured, too.
 
     Raises:
         UserError: An unknown architecture, or the device is not there.
@@ -46,7 +56,8 @@ def measure_table(
     for arch in archs:
         check_arch(arch)
     measured = {arch: measure_arch(request, arch) for arch in archs}
-    return table_section(measured, runs)
+    sized = {(arch, IMAGE_SIZE): section for arch, section in measured.items()}
+    return table_section(measured, runs, measure_costs(request, recipes, sized))
 
 
 def measure_arch(request: Request, arch: str) -> Section:
@@ -54,14 +65,28 @@ def measure_arch(request: Request, arch: str) -> Section:
     return measure_end_to_end(replace(request, image_size=IMAGE_SIZE), arch)
 
 
-def table_section(measured: dict[str, Section], runs: Sequence[dict[str, Any]] = ()) -> Section:
-    """The table as data: every published arch, and every measured one."""
+def table_section(
+    measured: dict[str, Section],
+    runs: Sequence[dict[str, Any]] = (),
+    sized: Mapping[tuple[str, int], Section] | None = None,
+) -> Section:
+    """The table as data: every published arch, and every measured one.
+
+    Args:
+        measured: By architecture, at the published image size.
+        runs: Finished ones.
+        sized: By architecture and image size, for the other recipes; by default ``measured``.
+    """
+    if sized is None:
+        sized = {(arch, IMAGE_SIZE): section for arch, section in measured.items()}
     published = published_table()
     archs = [*published, *(arch for arch in measured if arch not in published)]
     results = [each for arch in archs for each in _arch_results(arch, measured.get(arch))]
+    recipe_results, recipes = cost_results(list(measured), sized)
+    results += recipe_results
     notes = [
-        f"{arch} here: {note}"
-        for arch, section in measured.items()
+        f"{arch} here{f' at {size} px' if size != IMAGE_SIZE else ''}: {note}"
+        for (arch, size), section in sized.items()
         for note in (_conditions(section.settings), *section.notes)
     ]
     return Section(
@@ -74,6 +99,7 @@ def table_section(measured: dict[str, Section], runs: Sequence[dict[str, Any]] =
         settings={
             "published": [asdict(row) | derived(row) for row in published.values()],
             "measured": {arch: section.settings for arch, section in measured.items()},
+            "recipes": recipes,
             "runs": list(runs),
         },
         notes=(*CAUTIONS, *notes),
@@ -109,7 +135,16 @@ def render_table(section: Section) -> str:
     lines += [f"  caution: {each}" for each in CAUTIONS]
     notes = [each for each in section.notes if each not in CAUTIONS] + unsteady(section)
     lines += [f"  note: {each}" for each in notes]
-    return "\n".join([*lines, *render_runs(section.settings["runs"])])
+    return "\n".join([*lines, *_render_recipes(section), *render_runs(section.settings["runs"])])
+
+
+def _render_recipes(section: Section) -> list[str]:
+    """Lines for the recipes; none where nothing was measured."""
+    cells = cost_rows(section)
+    if not cells:
+        return []
+    lines = ["recipes on the published data, their own samples at their own sizes:"]
+    return lines + [f"  {line}" for line in text_table([[*HEADER], *cells], left=(0, 1))]
 
 
 def _arch_results(arch: str, section: Section | None) -> tuple[Result, Result, Result]:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -69,18 +70,49 @@ def rate(work: Iterator[int], *, min_s: float, device: torch.device, round_to: i
         round_to: Stop only after a multiple of so many items: parallel workers finish at a time.
     """
     images = items = 0
-    synchronize(device)
+    stopwatch = Stopwatch(device)
     start = time.perf_counter()
     for count in work:
         images += count
         items += 1
         if items % round_to == 0 and time.perf_counter() - start >= min_s:
             break
-    synchronize(device)
-    elapsed = time.perf_counter() - start
+    elapsed = stopwatch.seconds()
     if not images:
         raise JobError("nothing to time: the data end within the warm-up")
     return images / elapsed
+
+
+class Stopwatch:
+    """Times what a device does from now on; on CUDA by events in its own stream of work.
+
+    Args:
+        device: Waited for, before the start and before the end.
+        cuda: Stands in for ``torch.cuda`` in tests.
+    """
+
+    def __init__(self, device: torch.device, cuda: Any = torch.cuda) -> None:
+        self._device, self._cuda = device, cuda
+        if device.type == "cuda":
+            cuda.synchronize(device)
+            self._begin = self._event()
+        else:
+            synchronize(device)
+            self._start = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Since the start, once all work is done that was asked for so far."""
+        if self._device.type == "cuda":
+            end = self._event()
+            end.synchronize()
+            return float(self._begin.elapsed_time(end)) / 1000  # it tells milliseconds
+        synchronize(self._device)
+        return time.perf_counter() - self._start
+
+    def _event(self) -> Any:
+        event = self._cuda.Event(enable_timing=True)
+        event.record(self._cuda.current_stream(self._device))
+        return event
 
 
 def synchronize(device: torch.device) -> None:

@@ -1,24 +1,36 @@
-"""Whole epochs as a run has them: steps over every image, then the evaluation of val."""
+"""Whole epochs of real runs, beside what their loader and their step predict of them.
+
+A turn is a block of the loader alone, a block of the step alone, and a run of one epoch as
+``python -m train`` makes it, with all that belongs to it: schedule, finite check, log, evaluation.
+"""
 
 from __future__ import annotations
 
-import time
-from contextlib import ExitStack, closing
+import json
+import tempfile
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, replace
-from itertools import islice
+from io import StringIO
+from pathlib import Path
 
-from bench.end_to_end import run_window, upscaling_note
+from bench.end_to_end import STEP, training_subject, upscaling_note
+from bench.ladder import NoStep
 from bench.request import Request, fitting_batch, images_per_epoch
 from bench.result import Result, Section
 from bench.step import CPU_BATCH, GPU_BATCH, WARM_UP_STEPS, Stepper
-from bench.timing import synchronize
-from loaders.batch import Loader
+from bench.timing import WARM_UP
+from bench.verdict import shared_cores, side_by_side
+from shards.errors import Interrupted
 from shards.format import Manifest
-from train.batches import eval_loader, train_loader
-from train.evaluation import evaluate
-from train.resolve import Resolved
+from shards.progress import Progress
+from train.batches import count_eval_images, train_loader
+from train.config import TrainConfig
+from train.log import METRICS
+from train.run import start_run
 
+LOADER = "loader"
 STEPS, WITH_VAL, VAL = "epoch, steps alone", "epoch, with validation", "validation"
+MODEL, OF_MODEL = "model", "epoch / model"
 WAIT = "data wait"
 
 
@@ -35,7 +47,7 @@ class Epoch:
 
 
 def measure_train(request: Request, arch: str, epoch_size: int | None = None) -> Section:
-    """Images a second over whole epochs, with and without validation.
+    """Images a second over whole epochs, with and without validation, and what was to be expected.
 
     Args:
         request: Shards, image size, batch size, device, threads; an epoch is a repeat.
@@ -49,24 +61,33 @@ def measure_train(request: Request, arch: str, epoch_size: int | None = None) ->
     config, resolved = request.training(arch, cpu_batch=CPU_BATCH, gpu_batch=GPU_BATCH)
     images = epoch_size or images_per_epoch(request.shards)
     batch_size = fitting_batch(config.batch_size, images, WARM_UP_STEPS)
-    config = replace(config, batch_size=batch_size, epoch_size=epoch_size)
+    config = replace(config, batch_size=batch_size, epoch_size=epoch_size, epochs=1)
     manifest = Manifest.read(request.shards)
+    epochs: list[Epoch] = []
+    blocks: dict[str, list[float]] = {LOADER: [], STEP: []}
     with ExitStack() as stack:
-        train = train_loader(config, resolved, request.shards)
-        stack.callback(train.close)
-        val = eval_loader(config, resolved, request.shards, "val")
-        stack.callback(val.close)
+        endless = replace(config, epoch_size=None)  # blocks may be longer than epochs
+        loader = train_loader(endless, resolved, request.shards)
+        stack.callback(loader.close)
+        synthetic = train_loader(endless, replace(resolved, loader="synthetic"), request.shards)
+        stack.callback(synthetic.close)
         stepper = Stepper(
             config, resolved, manifest.num_classes, channels_last=resolved.channels_last
         )
-        with closing(train.epoch(0)) as batches:  # compiles, fills caches
-            for batch in islice(batches, WARM_UP_STEPS):
-                stepper.step(batch.images, batch.labels)
-        pad_to = batch_size if resolved.compile else None
-        epochs = [
-            _epoch(number, train, val, stepper, resolved, manifest.num_classes, pad_to)
-            for number in range(1, request.repeats + 1)
+        subjects = [
+            training_subject(LOADER, loader, NoStep(resolved.device), request, []),
+            training_subject(STEP, synthetic, stepper, request, []),
         ]
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hyphae-bench-train-"))
+        progress = stack.enter_context(Progress("train", 1 + request.repeats, "turns"))
+        for repeat in range(WARM_UP, request.repeats):
+            for subject in subjects:
+                value = subject.block(repeat)
+                if repeat != WARM_UP:
+                    blocks[subject.name].append(value)
+            if repeat != WARM_UP:  # a run warms up by itself: it estimates its time first
+                epochs.append(_run_epoch(config, request.shards, Path(folder) / str(repeat)))
+            progress.update(1)
     return Section(
         name="train",
         title=(
@@ -75,16 +96,7 @@ def measure_train(request: Request, arch: str, epoch_size: int | None = None) ->
             f"{resolved.loader} with {resolved.threads} threads ({config.resample}), epochs of "
             f"{epochs[0].images:,} images and {epochs[0].val_images:,} of val, {request.shards}"
         ),
-        results=(
-            Result(name=STEPS, repeats=tuple(each.images / each.train_s for each in epochs)),
-            Result(
-                name=WITH_VAL,
-                repeats=tuple(each.images / (each.train_s + each.val_s) for each in epochs),
-                note="training images over the whole time",
-            ),
-            Result(name=VAL, repeats=tuple(each.val_images / each.val_s for each in epochs)),
-            Result(name=WAIT, unit="share", repeats=tuple(each.wait for each in epochs)),
-        ),
+        results=_results(epochs, blocks, sharing=resolved.device.type == "cpu"),
         reference=STEPS,
         settings={
             "arch": arch,
@@ -99,26 +111,52 @@ def measure_train(request: Request, arch: str, epoch_size: int | None = None) ->
     )
 
 
-def _epoch(
-    number: int,
-    train: Loader,
-    val: Loader,
-    stepper: Stepper,
-    resolved: Resolved,
-    num_classes: int,
-    pad_to: int | None,
-) -> Epoch:
-    stepper.network.train()
-    start = time.perf_counter()
-    with closing(train.epoch(number)) as batches:
-        window = run_window(stepper, batches, min_s=float("inf"))
-    synchronize(resolved.device)
-    train_s = time.perf_counter() - start
-    evaluation = evaluate(stepper.network, val, resolved, num_classes, pad_to=pad_to)
+def _results(
+    epochs: list[Epoch], blocks: dict[str, list[float]], *, sharing: bool
+) -> tuple[Result, ...]:
+    steps = [each.images / each.train_s for each in epochs]
+    expect = shared_cores if sharing else side_by_side
+    model = [expect(*pair) for pair in zip(blocks[LOADER], blocks[STEP], strict=True)]
+    return (
+        Result(name=LOADER, repeats=tuple(blocks[LOADER])),
+        Result(name=STEP, repeats=tuple(blocks[STEP])),
+        Result(
+            name=MODEL,
+            repeats=tuple(model),
+            measured=False,
+            note="1 / (1/loader + 1/step): both on the CPU" if sharing else "the slower one",
+        ),
+        Result(name=STEPS, repeats=tuple(steps)),
+        Result(
+            name=OF_MODEL,
+            unit="share",
+            repeats=tuple(a / b for a, b in zip(steps, model, strict=True)),
+            measured=False,
+            note="turn by turn",
+        ),
+        Result(
+            name=WITH_VAL,
+            repeats=tuple(each.images / (each.train_s + each.val_s) for each in epochs),
+            note="training images over the whole time",
+        ),
+        Result(name=VAL, repeats=tuple(each.val_images / each.val_s for each in epochs)),
+        Result(name=WAIT, unit="share", repeats=tuple(each.wait for each in epochs)),
+    )
+
+
+def _run_epoch(config: TrainConfig, shards: Path, folder: Path) -> Epoch:
+    """A run of one epoch, and what its own log says of it."""
+    try:
+        with redirect_stdout(StringIO()):
+            start_run(config, shards, folder)
+    except Interrupted as stop:  # what it says of going on is not true of a folder that goes away
+        raise Interrupted("stopped; nothing was written", stop.exit_code) from None
+    values = json.loads((folder / METRICS).read_text(encoding="utf-8").splitlines()[-1])
+    images = int(values["samples_seen"])
     return Epoch(
-        images=train.samples_per_epoch,
-        train_s=train_s,
-        wait=window.wait,
-        val_images=evaluation.images,
-        val_s=evaluation.seconds,
+        images=images,
+        train_s=images / values["train/images_per_s"],
+        wait=values["train/data_wait"],
+        val_images=count_eval_images(config, shards, "val"),
+        val_s=values["val/seconds"],
     )

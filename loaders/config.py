@@ -16,6 +16,9 @@ Read = Literal["planned", "sequential"]
 Resample = Literal["linear", "antialias"]
 AugmentBy = Literal["plan", "torchvision"]
 OnBadSample = Literal["error", "skip"]
+PREFETCH = 3
+HW_DECODER_LOAD = 0.65
+"""DALI's own default. The best share depends on chip and threads: ``bench tune`` looks for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +68,10 @@ class LoaderConfig:
 
     threads: int | None = None
     """Decoding threads or processes; by default the allowed cores."""
-    prefetch: int = 3
+    prefetch: int = PREFETCH
     """Batches prepared ahead."""
+    hw_decoder_load: float = HW_DECODER_LOAD
+    """For ``dali``: share of the JPEGs for the decoder engines of the chip, where it has some."""
     verify: Verify = "first"
     """When the crc32 of a sample is checked."""
     on_bad_sample: OnBadSample = "error"
@@ -86,6 +91,8 @@ class LoaderConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 <= self.hw_decoder_load <= 1:
+            raise ValueError(f"hw_decoder_load must be in [0, 1], got {self.hw_decoder_load}")
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank {self.rank} is not below world_size {self.world_size}")
         if self.resize_size is not None and self.resize_size < self.image_size:

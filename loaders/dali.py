@@ -47,9 +47,6 @@ COLOR_FACTORS = ("brightness", "contrast", "saturation", "hue")
 MAX_GPU_THREADS = 16
 """Beside a GPU the threads only undo Huffman coding; each also holds 16 MiB of device memory and
 16 MiB of pinned memory (the decoder's default padding), so 64 cores are not all put to it."""
-HW_DECODER_LOAD = 0.65
-"""Share of the work for the JPEG engines of the chip, where it has some: DALI's own default. The
-best share depends on chip and threads, so it waits for a measurement on the reference machine."""
 
 
 class DaliLoader(PlannedLoader):
@@ -273,7 +270,7 @@ def graph(
         no_copy=True,  # DALI holds a reference to each array until the batch is done
     )
     data = dict(zip(inputs, nodes, strict=True))
-    images = _regions(data, device, arrays)
+    images = _regions(data, config, device, arrays)
     images = fn.resize(
         images,
         size=data["size"],
@@ -308,7 +305,7 @@ def graph(
     return images
 
 
-def _regions(data: dict[str, Any], device: GraphDevice, arrays: bool) -> Any:
+def _regions(data: dict[str, Any], config: LoaderConfig, device: GraphDevice, arrays: bool) -> Any:
     """The part of each image that is used; of a JPEG, only that part is decoded."""
     if arrays:
         pixels = data["payload"].gpu() if device == "gpu" else data["payload"]
@@ -323,7 +320,7 @@ def _regions(data: dict[str, Any], device: GraphDevice, arrays: bool) -> Any:
         output_type=types.RGB,
         adjust_orientation=False,  # packing did; the sizes that the crops are drawn from say so
         jpeg_fancy_upsampling=True,  # chroma as libjpeg's, so that pixels equal PIL's and OpenCV's
-        hw_decoder_load=HW_DECODER_LOAD,
+        hw_decoder_load=config.hw_decoder_load,
         device="mixed" if device == "gpu" else "cpu",
     )
 

@@ -24,7 +24,7 @@ from torch.utils.dlpack import from_dlpack
 from loaders.augment import CROP_TRIES, ERASE_FILL, AugmentConfig
 from loaders.batch import Batch
 from loaders.config import LoaderConfig
-from loaders.dali import HW_DECODER_LOAD, GraphDevice, check_cuda, empty_pipeline
+from loaders.dali import GraphDevice, check_cuda, empty_pipeline
 from loaders.draws import Ids, Purpose, random_bits, random_order
 from loaders.plan import PlannedBatch
 from loaders.planned import PlannedLoader
@@ -201,7 +201,7 @@ def _augmented(
         output_type=types.RGB,
         adjust_orientation=False,
         jpeg_fancy_upsampling=True,
-        hw_decoder_load=HW_DECODER_LOAD,
+        hw_decoder_load=config.hw_decoder_load,
         device="mixed" if device == "gpu" else "cpu",
     )
     images = fn.resize(

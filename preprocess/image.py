@@ -34,7 +34,7 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 _scratch = threading.local()
 
-STATISTICS_ROWS = 128
+STATISTICS_ROWS = 64
 """Statistics look at evenly spaced rows of a higher image, this many or more: neighbours are alike."""
 
 JPEG_START = b"\xff\xd8\xff"

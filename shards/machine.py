@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,16 @@ def allowed_cores() -> int:
         cores = os.cpu_count() or 1
     quota = _cgroup_cpu_quota()
     return max(1, min(cores, math.ceil(quota)) if quota else cores)
+
+
+def cpu_model() -> str:
+    """Name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _cgroup_cpu_quota() -> float | None:

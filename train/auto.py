@@ -42,10 +42,9 @@ def resolve_for_run(
         graphs=len(sizes),
     )
     resolved = with_choice(resolved, "compile", compiled, reason)
-    if config.micro_batch is not None:
+    is_chosen = resolved.micro_batch is not None  # asked for, or tuned
+    if is_chosen or resolved.device.type != "cuda" or config.head == "only":
         return resolved
-    if resolved.device.type != "cuda" or config.head == "only":
-        return with_choice(resolved, "micro_batch", None, "memory is looked at on CUDA alone")
     share = largest_share(config.batch_size)
     fitting = fitting_micro_batch(model, sizes[-1], share, num_classes, resolved)
     if fitting == share:

@@ -43,6 +43,8 @@ def train_loader(config: TrainConfig, resolved: Resolved, shards: Path) -> Loade
             verify=config.verify,
             on_bad_sample=config.on_bad_sample,
             threads=resolved.threads,
+            prefetch=resolved.prefetch,
+            hw_decoder_load=resolved.hw_decoder_load,
         )
     )
     if config.is_trial:
@@ -86,6 +88,8 @@ def eval_config(config: TrainConfig, resolved: Resolved, shards: Path, split: st
         resample="antialias",
         verify=config.verify,
         threads=resolved.threads,
+        prefetch=resolved.prefetch,
+        hw_decoder_load=resolved.hw_decoder_load,
     )
 
 

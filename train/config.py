@@ -150,14 +150,22 @@ class TrainConfig:
     """Of weights and activations: channels_last is NHWC, contiguous is NCHW."""
     compile: Switch = "auto"
     """torch.compile."""
+    compile_mode: Literal["auto", "default", "max-autotune-no-cudagraphs"] = "auto"
+    """What torch.compile tries; auto: default, or what bench tune found here."""
     micro_batch: int | None = None
     """Images that pass through the network at once, where a batch is too many: gradients add up.
-    auto: on a GPU what fits into its memory, else the batch."""
+    auto: what bench tune found here for this arch, image size and batch; else on a GPU what fits into
+    its memory, and the batch elsewhere."""
     loader: Backend = "auto"
     """opencv: CPU threads; dali: on the GPU; dali-cpu: its cross-check; torchvision: the reference;
     webdataset: whole shards in turn, with sampling natural; synthetic: no images, for timing only."""
     threads: int | None = None
-    """Of the loader, and on a CPU of the network; auto: the cores that are allowed."""
+    """Of the loader, and on a CPU of the network; auto: the cores that are allowed, or what bench
+    tune found here, like the two below."""
+    prefetch: int | None = None
+    """Batches that the loader makes ahead; auto: 3."""
+    hw_decoder_load: float | None = None
+    """With loader dali: share of the JPEGs for the decoder engines of the chip; auto: 0.65."""
     read: Read = "planned"
     """With loader dali or dali-cpu. sequential: shard after shard, for slow disks."""
     augment_by: AugmentBy = "torchvision"

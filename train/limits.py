@@ -61,6 +61,8 @@ LIMITS = {
     "subset_seed": Bounds(0, 2**63 - 1),
     "micro_batch": Bounds(1, 65_536),
     "threads": Bounds(1, 512),
+    "prefetch": Bounds(1, 64),
+    "hw_decoder_load": Bounds(0.0, 1.0),
     "overfit_batches": Bounds(1, 100_000_000),
 }
 """By field of the configuration."""

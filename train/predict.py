@@ -21,6 +21,7 @@ from train.writable import check_writable
 if TYPE_CHECKING:
     from train.answer_rows import AnswerWriter
     from train.answers import Answering
+    from train.explanation import Explainer, OverlayFiles, Pixels
     from train.prediction import Predictor
     from train.report.answer_page import AnswerPage
 
@@ -55,6 +56,13 @@ FORMATS = ("table", "csv", "jsonl")
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
     help="Also write a page of thumbnails here: one HTML file that needs no network.",
 )
+@click.option(
+    "--explain",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write a picture a photograph here, numbered as the answers: where the model looked for the "
+    "most probable species (Grad-CAM). Also on the page of --html.",
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Images a step.  [default: the run's]")
 def main(
     checkpoint: Path,
@@ -65,6 +73,7 @@ def main(
     sure: float,
     species: Path | None,
     html: Path | None,
+    explain: Path | None,
     batch_size: int | None,
 ) -> None:
     """Say what is on PHOTOS (files, folders, or - for a list of files on standard input).
@@ -72,7 +81,7 @@ def main(
     CHECKPOINT is a .pt file, or a run folder for its best one. Photographs are prepared as in an
     evaluation of its run. A file that cannot be read is reported and left out.
     """
-    for option, file in (("--out", out), ("--html", html)):
+    for option, file in (("--out", out), ("--html", html), ("--explain", explain)):
         if file is not None:
             check_writable(option, file)
     with importing():
@@ -84,12 +93,21 @@ def main(
 
     predictor = open_predictor(checkpoint, batch_size)
     answering = Answering(taxonomy_of(predictor.saved.class_names, species), sure, top)
+    looking = None if explain is None else _looking(predictor, explain)
     listed = min(top, len(predictor.saved.class_names))
     page = AnswerPage(warns=answering.warns) if html is not None else None
     with _opened(out) as opened:
-        predict(predictor, answering, photos, WRITERS[layout](opened, listed), page)
+        predict(predictor, answering, photos, WRITERS[layout](opened, listed), page, looking)
     if html is not None and page is not None:
         write_file(html, page.html().encode())
+
+
+def _looking(predictor: Predictor, folder: Path) -> tuple[Explainer, OverlayFiles]:
+    from train.explanation import OverlayFiles
+
+    explainer = predictor.explainer()
+    folder.mkdir(exist_ok=True)
+    return explainer, OverlayFiles(folder)
 
 
 @contextmanager
@@ -108,6 +126,7 @@ def predict(
     photos: tuple[Path, ...],
     writer: AnswerWriter,
     page: AnswerPage | None,
+    looking: tuple[Explainer, OverlayFiles] | None = None,
 ) -> None:
     """Answer, and report what could not be read.
 
@@ -124,10 +143,17 @@ def predict(
         for path, reason in batch.bad:
             click.echo(f"skipped {path}: {reason}", err=True)
         answers = answering.answers(probabilities)
-        for path, answer, image in zip(batch.paths, answers, batch.images, strict=True):
+        overlays: list[Pixels] | list[None] = [None] * len(answers)
+        if looking is not None and answers:
+            overlays = looking[0].overlays(batch.images)
+        for path, answer, image, overlay in zip(
+            batch.paths, answers, batch.images, overlays, strict=True
+        ):
             writer.write(path, answer)
+            if looking is not None and overlay is not None:
+                looking[1].add(path, overlay)
             if page is not None:
-                page.add(path, answer, image)
+                page.add(path, answer, image, overlay)
         answered += len(batch.paths)
         skipped += len(batch.bad)
     if not answered + skipped:

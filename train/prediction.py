@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from preprocess.image import ImageOptions
 from train.batches import eval_config
 from train.checkpoint import Checkpoint, checkpoint_file, load_checkpoint
+from train.explanation import Explainer, explainer
 from train.photos import PhotoBatch, Preprocessing, photo_batches
 from train.resolve import Resolved, resolve
 from train.trained import load_network, run_steps
@@ -24,6 +25,8 @@ from train.trained import load_network, run_steps
 class Predictor:
     """A model, and how photographs come to it."""
 
+    file: Path
+    """The checkpoint."""
     saved: Checkpoint
     resolved: Resolved
     network: nn.Module
@@ -53,6 +56,18 @@ class Predictor:
                     logits = torch.empty(0, len(self.saved.class_names), dtype=torch.float64)
                 yield batch, (logits / self.temperature).softmax(1)
 
+    def explainer(self) -> Explainer:
+        """What shows where the model looks.
+
+        Raises:
+            UserError: The library for it is missing, or the architecture has no last map of features.
+        """
+        plain = replace(
+            self.resolved, compile=False
+        )  # layers of a compiled model cannot be watched
+        network = load_network(self.saved, self.file, plain)
+        return explainer(network, self.saved.config.arch, self.preprocessing.image_size, plain)
+
 
 def open_predictor(path: Path, batch_size: int | None = None) -> Predictor:
     """Load a checkpoint, or a run folder's best one; its shard set is not needed.
@@ -75,6 +90,7 @@ def open_predictor(path: Path, batch_size: int | None = None) -> Predictor:
         )
     shown = eval_config(saved.config, resolved, Path(), "test")
     return Predictor(
+        file=file,
         saved=saved,
         resolved=resolved,
         network=load_network(saved, file, resolved),

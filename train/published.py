@@ -11,6 +11,7 @@ from shards.format import Manifest
 
 EPOCHS = 20
 TRAIN_ROWS = 689_520  # 169 classes x 4080 rows
+TRAIN_FILES = 72_870  # different files that the rows name, by the published counts
 TEST_COUNT = 15_614
 IMAGE_SIZE = 384
 

@@ -1,4 +1,4 @@
-"""``auto`` becomes a choice with a reason: device, precision, compile, loader, threads."""
+"""``auto`` becomes a choice with a reason: device, precision, compile, loader, threads and the like."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from loaders.config import Backend
+from loaders.config import HW_DECODER_LOAD, PREFETCH, Backend
 from loaders.factory import choose_backend
 from shards.machine import allowed_cores
 from train.config import TrainConfig
@@ -21,6 +21,7 @@ from train.device import (
     choose_precision,
 )
 from train.distributed import local_size
+from train.tuned import CompileMode, Tuned, read_profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +37,14 @@ class Resolved:
     loader: Backend
     threads: int
     """Of the loader; on a CPU also of the model."""
-    micro_batch: int | None = None
-    """Images that pass through the network at once in training; None: the batch."""
     reasons: dict[str, str]
+    prefetch: int = PREFETCH
+    """Batches that the loader makes ahead."""
+    micro_batch: int | None = None
+    """Images that pass through the network at once; None: the batch."""
+    compile_mode: CompileMode = "default"
+    hw_decoder_load: float = HW_DECODER_LOAD
+    """Share of the JPEGs for the decoder engines of a GPU."""
     url: str | None = None
     """Where shards are streamed from; never saved, as it may hold a key."""
 
@@ -52,28 +58,31 @@ class Resolved:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.precision != "fp32")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON and checkpoints."""
-        return {
+        """Plain data, for JSON and checkpoints; without what has no effect here."""
+        content = {
             "device": str(self.device),
             "precision": self.precision,
-            "compile": self.compile,
-            "loader": self.loader,
-            "threads": self.threads,
             "channels_last": self.channels_last,
+            "compile": self.compile,
+            "compile_mode": self.compile_mode,
+            "loader": self.loader,
+            "hw_decoder_load": f"{self.hw_decoder_load:g}",
+            "threads": self.threads,
+            "prefetch": self.prefetch,
             "micro_batch": self.micro_batch or "batch",
         }
+        without = {
+            "compile_mode": not self.compile,
+            "hw_decoder_load": self.loader != "dali",
+        }
+        return {name: value for name, value in content.items() if not without.get(name)}
 
     def __str__(self) -> str:
-        named = {
-            "device": str(self.device),
-            "precision": self.precision,
-            "channels_last": "on" if self.channels_last else "off",
-            "compile": "on" if self.compile else "off",
-            "loader": self.loader,
-            "threads": str(self.threads),
-            "micro_batch": str(self.micro_batch or "the batch"),
-        }
-        return "; ".join(f"{name} {value} ({self.reasons[name]})" for name, value in named.items())
+        words = {True: "on", False: "off"}
+        return "; ".join(
+            f"{name} {words[value] if isinstance(value, bool) else value} ({self.reasons[name]})"
+            for name, value in self.to_dict().items()
+        )
 
 
 def resolve(config: TrainConfig, url: str | None = None, *, steps: float = math.inf) -> Resolved:
@@ -97,7 +106,15 @@ def resolve(config: TrainConfig, url: str | None = None, *, steps: float = math.
     elif loader == "auto":
         loader, loader_reason = choose_backend(device.type)
     cores = max(1, allowed_cores() // local_size())
-    threads = config.threads or cores
+    tuned, problem = read_profile(device)
+    found = _Found(config, tuned)
+    threads, threads_reason = found.choose("threads", cores, _cores_reason(cores))
+    prefetch, prefetch_reason = found.choose("prefetch", PREFETCH, "default")
+    micro_batch, micro_reason = found.choose("micro_batch", None, "the batch")
+    compile_mode, mode_reason = found.choose("compile_mode", "default", "torch's own")
+    load, load_reason = found.choose("hw_decoder_load", HW_DECODER_LOAD, "DALI's own")
+    if problem is not None:
+        threads_reason += f"; {problem}"
     if device.type == "cpu":
         torch.set_num_threads(threads)
     elif device.type == "cuda":
@@ -112,16 +129,22 @@ def resolve(config: TrainConfig, url: str | None = None, *, steps: float = math.
         compile=compiled,
         loader=loader,
         threads=threads,
-        micro_batch=config.micro_batch,
+        prefetch=prefetch,
+        micro_batch=micro_batch,
+        compile_mode=compile_mode,
+        hw_decoder_load=load,
         url=url,
         reasons={
             "device": device_reason,
             "precision": precision_reason,
             "channels_last": format_reason,
             "compile": compile_reason,
+            "compile_mode": mode_reason,
             "loader": loader_reason,
-            "threads": "asked for" if config.threads else _cores_reason(cores),
-            "micro_batch": "asked for" if config.micro_batch else "nothing smaller is asked for",
+            "hw_decoder_load": load_reason,
+            "threads": threads_reason,
+            "prefetch": prefetch_reason,
+            "micro_batch": micro_reason,
         },
     )
 
@@ -135,3 +158,26 @@ def with_choice(resolved: Resolved, name: str, value: Any, reason: str) -> Resol
 def _cores_reason(cores: int) -> str:
     shared = f" for each of {local_size()} processes" if local_size() > 1 else ""
     return f"{cores} cores allowed{shared}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What was asked for and what ``bench tune`` found, in this order."""
+
+    config: TrainConfig
+    tuned: Tuned | None
+
+    def choose(self, name: str, default: Any, why: str) -> tuple[Any, str]:
+        """A field's value and the reason for it."""
+        asked, tuned = getattr(self.config, name), self.tuned
+        if asked not in (None, "auto"):
+            return asked, "asked for"
+        if tuned is None or (found := getattr(tuned, name)) is None:
+            return default, why
+        if name == "threads" and local_size() > 1:  # it was found for one process
+            return default, why
+        if name == "micro_batch":
+            measured = (tuned.arch, tuned.image_size, tuned.batch_size)
+            if measured != (self.config.arch, self.config.image_size, self.config.batch_size):
+                return default, why
+        return found, f"tuned on {tuned.date}"

@@ -154,7 +154,8 @@ def _run(
             zero_init=config.zero_init,
         )
         start = load_start(model.backbone, config, manifest.num_classes) if saved is None else None
-        check_fit(model, config, train.samples_per_epoch)
+        asked = replace(config, micro_batch=resolved.micro_batch)
+        check_fit(model, asked, train.samples_per_epoch)
         network = prepare_model(model, resolved)
         resolved = resolve_for_run(config, resolved, steps, model, manifest.num_classes)
         average = None if config.ema is None else WeightAverage(model, config.ema)
@@ -167,7 +168,10 @@ def _run(
             "evaluated": network if average is None else average.model,
         }
         if resolved.compile:
-            made = {each: torch.compile(each, dynamic=False) for each in set(ways.values())}  # type: ignore[misc]
+            made = {
+                each: torch.compile(each, dynamic=False, mode=resolved.compile_mode)
+                for each in set(ways.values())
+            }  # type: ignore[misc]
             ways = {name: made[each] for name, each in ways.items()}
         length: Length = steps
         if config.budget is not None:

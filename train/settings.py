@@ -30,7 +30,7 @@ from train.safety import duration_text, parse_duration
 ENVIRONMENT = "HYPHAE_TRAIN_"
 AUTO, NONE = "auto", "none"
 """How text says that a field is not set: of what is then chosen by itself, and of the rest."""
-CHOSEN = ("threads", "micro_batch")
+CHOSEN = ("threads", "prefetch", "hw_decoder_load", "micro_batch")
 LENGTHS = ("epochs", "samples", "budget")
 """Three ways to say how long a run is: the strongest layer that has one of them decides."""
 

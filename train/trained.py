@@ -134,5 +134,5 @@ def load_network(saved: Checkpoint, file: Path, resolved: Resolved) -> nn.Module
     """
     network = prepare_model(model_from_checkpoint(saved, file), resolved).eval()
     if resolved.compile:
-        network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
+        network = torch.compile(network, dynamic=False, mode=resolved.compile_mode)  # type: ignore[assignment]
     return network

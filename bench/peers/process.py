@@ -60,20 +60,32 @@ class PeerProcess:
             JobError: It ended, hangs, answers something else, or tells of an error of its own. It
                 is no longer of use then.
         """
+        self.tell(request)
+        return self.hear(timeout_s)
+
+    def tell(self, request: dict[str, Any]) -> None:
+        """Let it run on a request, to be followed by :meth:`hear`."""
         assert self._process.stdin is not None
         self._signal(signal.SIGCONT)
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
-        except OSError:  # it has ended, and what is read below says how
+        except OSError:  # it has ended, and hear() says how
             pass
+
+    def hear(self, timeout_s: float) -> dict[str, Any]:
+        """The answer to what was told; the process stands still afterwards.
+
+        Raises:
+            JobError: As of :meth:`ask`.
+        """
         try:
             line = self._lines.get(timeout=timeout_s)
         except queue.Empty:
             raise JobError(f"no answer within {timeout_s:.0f} s") from None
         if line is None:
             raise JobError(self._how_it_ended())
-        self._signal(signal.SIGSTOP)
+        self._stop()
         try:
             answer = json.loads(line)
         except ValueError:
@@ -125,6 +137,16 @@ class PeerProcess:
             for line in lines:
                 self._lines.put(line)
         self._lines.put(None)
+
+    def _stop(self) -> None:
+        """Make it and its workers stand still, and see that it does.
+
+        Were this process killed between the two, the system would wake and end only those that stand
+        still by then, and one that a busy machine had not yet stopped would stand there for good.
+        """
+        if self._signal(signal.SIGSTOP) and self._process.returncode is None:
+            # It stays to be waited for: how it ended is Popen's to learn.
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def _is_there(self) -> bool:
         """Whether it runs, or any of its workers."""

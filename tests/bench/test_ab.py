@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from bench.ab import MOST_PAIRS, PAIRS, AbRequest, measure_ab, worktree
+from bench.ab_proof import failures, prove_ab
+from bench.ab_side import slowed_down
+from bench.compare_commands import ab
 from bench.paired import FASTER, SLOWER, UNDECIDED, Comparison, compare_pairs
+from bench.result import Report, Result, Section
 from shards.errors import JobError, UserError
 
 REPO = Path(__file__).resolve().parents[2]
@@ -144,3 +150,101 @@ def test_a_slower_commit_is_found_and_the_same_commit_is_not(
 def test_a_side_that_does_not_run_is_named(slowed: Path, tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"base \(HEAD~1\): .*no shard folder"):
         measure_ab(ask(tmp_path / "none", "HEAD~1", "HEAD"), slowed)
+
+
+def test_a_slowed_loader_loses_a_tenth_of_its_threads_time() -> None:
+    spent: list[float] = []
+
+    class Work:
+        def fill(self, first: int, last: int) -> None:
+            stop = time.thread_time() + 0.02
+            while time.thread_time() < stop:
+                pass
+
+    slowed = slowed_down(Work.fill, 0.1)
+    for fill in (Work.fill, slowed):
+        start = time.thread_time()
+        for at in range(5):
+            fill(Work(), at, at + 1)
+        spent.append(time.thread_time() - start)
+    assert spent[0] / spent[1] == pytest.approx(0.9, abs=0.02)
+
+
+class Judge:
+    """In place of real comparisons: remembers what it was asked, and errs now and then."""
+
+    def __init__(self, wrong: int = 0) -> None:
+        self.asked: list[AbRequest] = []
+        self.wrong = wrong
+
+    def __call__(self, request: AbRequest) -> tuple[Section, Comparison]:
+        self.asked.append(request)
+        slow = bool(request.slowed) != (len(self.asked) <= self.wrong)
+        ratio = 0.9 if slow else 1.0
+        measured = Section(name="ab", title="", results=(Result(name="base", repeats=(1.0,) * 40),))
+        return measured, Comparison(ratio, ratio - 0.01, ratio + 0.01)
+
+
+def known(base: str = "abc") -> AbRequest:
+    return AbRequest(base=base, new=base, what="loader", settings={"shards": "set"})
+
+
+def test_the_proof_asks_what_is_known_and_counts_the_right_verdicts() -> None:
+    judge = Judge()
+    section = prove_ab(known(), 20, lambda _: None, measure=judge)
+    assert [each.slowed for each in judge.asked] == [0.0, 0.1] * 20
+    assert all(each.base == each.new for each in judge.asked)
+    same, slowed = section.results
+    assert same.note == "undecided in 20 of 20 trials"
+    assert slowed.note == "slower in 20 of 20 trials"
+    assert slowed.repeats == (0.9,) * 20
+    assert failures(section) == []
+
+
+@pytest.mark.parametrize(("wrong", "failed"), [(4, []), (6, ["undecided in 17", "slower in 17"])])
+def test_more_than_two_wrong_of_twenty_fail_the_proof(wrong: int, failed: list[str]) -> None:
+    found = failures(prove_ab(known(), 20, lambda _: None, measure=Judge(wrong)))
+    assert len(found) == len(failed)
+    assert all(part in line for part, line in zip(failed, found, strict=True))
+
+
+def test_a_proof_that_was_killed_goes_on_and_ends_as_if_it_had_not(tmp_path: Path) -> None:
+    kept: list[Section] = []
+    whole = prove_ab(known(), 3, kept.append, measure=Judge())
+    text = Report(environment={}, sections=(kept[3],)).to_json()  # of six trials, four are kept
+    (begun,) = Report.from_json(text).sections
+    judge = Judge()
+    assert prove_ab(known(), 3, lambda _: None, begun, judge) == whole
+    assert len(judge.asked) == 2
+
+
+def test_trials_of_another_commit_are_not_gone_on_with() -> None:
+    begun = prove_ab(known("old"), 1, lambda _: None, measure=Judge())
+    with pytest.raises(UserError, match="the trials so far are of something else"):
+        prove_ab(known("new"), 1, lambda _: None, begun, Judge())
+
+
+def test_the_proof_is_of_the_loader_alone() -> None:
+    done = CliRunner().invoke(ab, ["HEAD", "--proof", "--what", "step"])
+    assert done.exit_code == 2
+    assert "--proof is of the loader" in done.output
+
+
+@IN_A_REPOSITORY
+def test_a_base_that_is_no_commit_is_one_line() -> None:
+    done = CliRunner().invoke(ab, ["no-such-commit"])
+    assert done.exit_code == 2
+    assert "no commit, branch or tag 'no-such-commit'" in done.output
+
+
+@IN_A_REPOSITORY
+@pytest.mark.slow
+def test_the_proof_runs_with_real_processes(tiny_shards: Path, tmp_path: Path) -> None:
+    file = tmp_path / "proof.json"
+    args = ["HEAD", "--proof", "--trials", "1", "--shards", str(tiny_shards), "--threads", "1"]
+    done = CliRunner().invoke(ab, [*args, "--image-size", "64", "--json", str(file)])
+    assert done.exit_code in (0, 1), done.output  # one trial on a busy machine may well be wrong
+    (section,) = Report.from_json(file.read_text()).sections
+    same, slowed = section.results
+    assert 0.85 < slowed.repeats[0] / same.repeats[0] < 0.95
+    assert not list(tmp_path.glob("*.part"))

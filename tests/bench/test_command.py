@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner
 
 from bench.__main__ import cli
+from bench.loaders import CONTESTANTS
 from bench.result import Report
 
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
@@ -32,6 +33,31 @@ def test_loaders_prints_and_writes_every_repeat(tiny_shards: Path, tmp_path: Pat
     assert len(opencv.repeats) == 2
     assert report.environment["machine"]["cores_allowed"] >= 1
     assert "torchvision DataLoader" in output
+
+
+def test_loaders_measures_every_combination_of_what_is_given(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.loaders.CONTESTANTS", CONTESTANTS[:1])
+    file = tmp_path / "loaders.json"
+    code, output = invoke(
+        "loaders", "--shards", tiny_shards, "--shards", tiny_shards, "--image-size", "32,48",
+        "--threads", "1,2", "--repeats", 2, "--json", file,
+    )  # fmt: skip
+    assert code == 0, output
+    sections = Report.from_json(file.read_text()).sections
+    found = [(each.settings["image_size"], each.settings["threads"]) for each in sections]
+    assert found == 2 * [(32, 1), (32, 2), (48, 1), (48, 2)]
+    assert sections[0].settings["stored"] == "JPEG 90, short side 96"
+
+
+def test_a_second_shard_set_that_is_not_there_shows_before_the_first_is_measured(
+    tiny_shards: Path, tmp_path: Path
+) -> None:
+    code, output = invoke("loaders", "--shards", tiny_shards, "--shards", tmp_path / "none")
+    assert code == 2
+    assert output.splitlines() == [output.strip()]
+    assert output.startswith("error: no shard folder")
 
 
 @pytest.mark.parametrize("command", ["all", "loaders", "table"])
@@ -59,6 +85,8 @@ def test_gpu_check_without_a_gpu_is_one_line_and_leaves_nothing(
         (("step", "--arch", "resnet5"), "did you mean 'resnet50'?"),
         (("table", "--arch", "resnet18,resnet5"), "did you mean 'resnet50'?"),
         (("step", "--image-size", "0"), "0 is not in the range"),
+        (("loaders", "--image-size", "224,8"), "'224,8' is not a number of pixels of at least 16"),
+        (("loaders", "--threads", "1,two"), "'1,two' is not a number of threads"),
         (("loaders", "--repeats", "1"), "1 is not in the range"),
         (("step", "--json", "no/such/folder/a.json"), "a folder that does not exist"),
         (("step", "--precision", "fp64"), "'fp64' is not one of fp32, bf16, fp16"),

@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.end_to_end import STEP
 from bench.interval import median_interval
 from bench.load import LoadMeter, was_busy
 from bench.machine_rates import MEMORY
@@ -17,8 +18,17 @@ from bench.operations import Product, StepWork, step_work
 from bench.request import Request
 from bench.result import Result
 from bench.roofline import measure_roofline, render_roofline
-from bench.step import every_variant, measure_step
-from bench.train import STEPS, VAL, WAIT, WITH_VAL, measure_train
+from bench.step import StepSubject, every_variant, measure_step
+from bench.train import (
+    LOADER,
+    MODEL,
+    OF_MODEL,
+    STEPS,
+    VAL,
+    WAIT,
+    WITH_VAL,
+    measure_train,
+)
 from train.models import create_model
 from train.resolve import Resolved
 
@@ -117,13 +127,44 @@ def test_the_step_stands_beside_the_rate_of_matrix_products(request_tiny: Reques
     assert f"{achieved / matrix.median:.0%} of matrix product fp32" in step.note
 
 
-def test_an_epoch_is_timed_with_and_without_validation(request_tiny: Request) -> None:
+def test_what_needs_a_gpu_is_said_and_the_rest_goes_on(request_tiny: Request) -> None:
+    section = measure_step(request_tiny, "squeezenet1_1", ["fp16", "fp32"], [True])
+    half, single, _ = section.results
+    assert half.note == "not measured: fp16 needs a GPU"
+    assert single.median is not None
+    assert section.reference == "fp32 channels_last"
+    assert any(note.startswith("no GPU: timed by the host's clock") for note in section.notes)
+
+
+def test_an_arch_that_does_not_fit_the_memory_is_a_row_of_the_roofline(
+    request_tiny: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitting = StepSubject.block
+
+    def block(self: StepSubject, repeat: int) -> float:
+        self.out_of_memory = self.variant.name == "squeezenet1_0"
+        return 0.0 if self.out_of_memory else fitting(self, repeat)
+
+    monkeypatch.setattr(StepSubject, "block", block)
+    section = measure_roofline(request_tiny, ["squeezenet1_0", "squeezenet1_1"])
+    assert section.results[2].note == "not measured: out of memory at batch 4"
+    assert section.results[3].median is not None
+    line = next(each for each in render_roofline(section).splitlines() if "squeezenet1_0" in each)
+    assert line.endswith("out of memory at batch 4")
+
+
+def test_real_epochs_stand_beside_what_loader_and_step_predict(request_tiny: Request) -> None:
     section = measure_train(request_tiny, "squeezenet1_1", epoch_size=8)
     found = {each.name: each for each in section.results}
-    assert list(found) == [STEPS, WITH_VAL, VAL, WAIT]
+    assert list(found) == [LOADER, STEP, MODEL, STEPS, OF_MODEL, WITH_VAL, VAL, WAIT]
     assert (section.settings["images"], section.settings["val_images"]) == (8, 6)
-    for steps, both, val in zip(*(found[name].repeats for name in list(found)[:3]), strict=True):
-        assert 8 / both == pytest.approx(8 / steps + 6 / val)
+    for loader, step, model, loop, share, both, val, wait in zip(
+        *(each.repeats for each in section.results), strict=True
+    ):
+        assert 1 / model == pytest.approx(1 / loader + 1 / step)
+        assert share == pytest.approx(loop / model)
+        assert 8 / both == pytest.approx(8 / loop + 6 / val)
+        assert 0 <= wait <= 1
 
 
 def test_the_interval_of_few_values_is_their_range_and_of_many_narrower() -> None:

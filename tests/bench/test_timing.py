@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import bench.timing as module
-from bench.timing import WARM_UP, Subject, in_turns, rate
+from bench.timing import WARM_UP, Stopwatch, Subject, in_turns, rate
 from shards.errors import JobError
 
 CPU = torch.device("cpu")
@@ -90,3 +90,53 @@ def test_work_that_ends_early_counts_what_it_did(clock: Clock) -> None:
 def test_no_work_at_all_is_an_error_rather_than_a_rate() -> None:
     with pytest.raises(JobError, match="nothing to time"):
         rate(iter(()), min_s=1, device=CPU)
+
+
+class FakeCuda:
+    """A device whose events tell when its work was done, by a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now_ms = 1000.0
+        self.calls: list[str] = []
+
+    def synchronize(self, _device: torch.device) -> None:
+        self.calls.append("synchronize")
+
+    def current_stream(self, device: torch.device) -> str:
+        return f"stream of {device}"
+
+    def Event(self, *, enable_timing: bool) -> FakeEvent:
+        assert enable_timing
+        return FakeEvent(self)
+
+
+class FakeEvent:
+    def __init__(self, cuda: FakeCuda) -> None:
+        self.cuda, self.at_ms = cuda, 0.0
+
+    def record(self, stream: str) -> None:
+        self.cuda.calls.append(f"record in {stream}")
+        self.at_ms = self.cuda.now_ms
+
+    def synchronize(self) -> None:
+        self.cuda.calls.append("wait for event")
+
+    def elapsed_time(self, end: FakeEvent) -> float:
+        return end.at_ms - self.at_ms
+
+
+def test_a_gpu_is_timed_by_events_in_its_own_stream(clock: Clock) -> None:
+    cuda = FakeCuda()
+    stopwatch = Stopwatch(torch.device("cuda:1"), cuda)
+    clock.now += 100  # what the host's clock says does not count
+    cuda.now_ms += 250
+    assert stopwatch.seconds() == pytest.approx(0.25)
+    assert cuda.calls == [
+        "synchronize", "record in stream of cuda:1", "record in stream of cuda:1", "wait for event",
+    ]  # fmt: skip
+
+
+def test_a_cpu_is_timed_by_the_hosts_clock(clock: Clock) -> None:
+    stopwatch = Stopwatch(CPU)
+    clock.now += 3
+    assert stopwatch.seconds() == 3

@@ -475,7 +475,7 @@ def test_a_jpeg_many_times_too_large_is_resized_as_well_as_a_decoded_one(
 
 
 @pytest.mark.parametrize("options", [OPTIONS, SMALLER], ids=["kept size", "resized"])
-@pytest.mark.parametrize("size", [(160, 120), (360, 300)], ids=["every row", "every second row"])
+@pytest.mark.parametrize("size", [(160, 60), (360, 300)], ids=["every row", "every fourth row"])
 def test_statistics_are_near_those_of_the_stored_pixels(
     size: tuple[int, int], options: ImageOptions, photo: Photo, rng: np.random.Generator
 ) -> None:
@@ -494,7 +494,7 @@ def test_statistics_are_exactly_those_of_the_rows_they_look_at(
     stored = store_image(
         write_cv2(".png", photo(rng, 200, 400)), ImageOptions(raw_share=1.0), "raw"
     )
-    rows = np.load(io.BytesIO(stored.payload))[0::3] / 255
+    rows = np.load(io.BytesIO(stored.payload))[1::6] / 255  # 400 rows: from 1 to 397
     np.testing.assert_allclose(stored.mean or (), rows.mean(axis=(0, 1)), atol=1e-12)
     np.testing.assert_allclose(stored.mean_square or (), (rows**2).mean(axis=(0, 1)), atol=1e-12)
 

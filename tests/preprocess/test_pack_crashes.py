@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import filecmp
+import io
 import random
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from bench.memory import can_measure_memory, tree_pss
 from loaders.augment import AugmentConfig
 from loaders.config import LoaderConfig
 from loaders.factory import create_loader
@@ -173,29 +176,85 @@ def batches(directory: Path) -> list[np.ndarray]:
         loader.close()
 
 
-@pytest.mark.slow
-@pytest.mark.speed
-def test_the_official_csv_of_689520_rows_is_catalogued_in_8_seconds(tmp_path: Path) -> None:
-    classes, files, rows_per_class = 169, 72_870, 4080
+OFFICIAL_FILES, OFFICIAL_ROWS = 72_870, 689_520
+
+
+def write_official_layout(folder: Path, *, contents: Callable[[int], bytes]) -> None:
+    """Files, rows and classes as many as the published train.csv has; file N holds contents(N)."""
+    classes, rows_per_class = 169, 4080
     names = [f"Genus species{label:03d}" for label in range(classes)]
     paths: list[list[str]] = [[] for _ in names]
-    for number in range(files):
+    for number in range(OFFICIAL_FILES):
         label = number % classes
         paths[label].append(f"{names[label]}/photo {number}.jpg")
     for label, name in enumerate(names):
-        folder = tmp_path / "merged_dataset" / name
-        folder.mkdir(parents=True)
-        for path in paths[label]:
-            (tmp_path / "merged_dataset" / path).write_bytes(b"x")
+        (folder / "merged_dataset" / name).mkdir(parents=True)
+        for within, path in enumerate(paths[label]):
+            number = within * classes + label
+            (folder / "merged_dataset" / path).write_bytes(contents(number))
     rows = [
         f"/kaggle/working/merged_dataset/{paths[label][row % len(paths[label])]},{name}\n"
         for label, name in enumerate(names)
         for row in range(rows_per_class)
     ]
-    (tmp_path / "train.csv").write_text("image_path,label\n" + "".join(rows))
-    (tmp_path / "val.csv").write_text("image_path,label\n" + "".join(rows[::rows_per_class]))
+    (folder / "train.csv").write_text("image_path,label\n" + "".join(rows))
+    (folder / "val.csv").write_text("image_path,label\n" + "".join(rows[::rows_per_class]))
+
+
+@pytest.mark.slow
+@pytest.mark.speed
+def test_the_official_csv_of_689520_rows_is_catalogued_in_8_seconds(tmp_path: Path) -> None:
+    write_official_layout(tmp_path, contents=lambda number: b"x")
     start = time.perf_counter()
     catalog = read_catalog(tmp_path)
     assert time.perf_counter() - start < 8
-    assert len(catalog.splits["train"].rows) == 689_520
-    assert len(catalog.splits["train"]) == files
+    assert len(catalog.splits["train"].rows) == OFFICIAL_ROWS
+    assert len(catalog.splits["train"]) == OFFICIAL_FILES
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_measure_memory(), reason="needs /proc/PID/smaps_rollup")
+def test_packing_the_official_csv_needs_less_than_1_5_gib_of_memory_in_all(
+    tmp_path: Path,
+    command_environment: dict[str, str],
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Memory is that of every process of the command together (PSS), sampled ten times a second.
+
+    One file of 200 holds a photograph of 1600 x 1200, for the workers' sake; the others hold
+    16 x 12 pixels, because they count only as entries.
+    """
+    large, small = (plain_jpeg(width=100 * scale) for scale in (16, 0.16))
+
+    def contents(number: int) -> bytes:
+        comment = b"%d" % number  # so that no two files are alike
+        segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
+        jpeg = small if number % 200 else large
+        return jpeg[:2] + segment + jpeg[2:]
+
+    write_official_layout(tmp_path / "photos", contents=contents)
+    peak, samples = 0, 0
+    with subprocess.Popen(
+        command(tmp_path / "photos", tmp_path / "set"),
+        env=command_environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while process.poll() is None:
+            peak, samples = max(peak, tree_pss(process.pid)), samples + 1
+            time.sleep(0.1)
+    assert process.returncode == 0
+    assert samples > 100
+    record_property("peak_mib", round(peak / 2**20))
+    assert peak < 1.5 * 2**30
+    assert len(ShardSet(tmp_path / "set").split("train")) == OFFICIAL_FILES
+
+
+def plain_jpeg(*, width: float) -> bytes:
+    """A gradient with some noise, three wide to four; from 1600 px about as large as a photograph."""
+    columns, rows = round(width), round(width * 3 / 4)
+    noise = np.random.default_rng(0).integers(0, 24, size=(rows, columns, 3))
+    ramp = np.linspace(0, 200, columns)[None, :, None]
+    encoded = io.BytesIO()
+    Image.fromarray((noise + ramp).astype(np.uint8)).save(encoded, "JPEG", quality=90)
+    return encoded.getvalue()

@@ -9,6 +9,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from train.calibration import (
     HIGHEST,
     LOWEST,
+    WELL_CALIBRATED,
     calibration_error,
     fit_temperature,
     negative_log_likelihood,
@@ -47,12 +48,13 @@ def test_bins_hold_every_image_once_and_their_means_lie_inside() -> None:
 @pytest.mark.parametrize("sharpness", [0.25, 1.0, 4.0])
 def test_the_temperature_undoes_a_known_sharpness(sharpness: float) -> None:
     outputs = draw_outputs(2, images=3000, sharpness=sharpness)
-    assert fit_temperature(outputs) == pytest.approx(sharpness, rel=0.08)
+    assert fit_temperature(outputs, well_calibrated=0) == pytest.approx(sharpness, rel=0.08)
+    assert fit_temperature(outputs) == pytest.approx(sharpness, rel=0.12)
 
 
 def test_no_other_temperature_is_likelier() -> None:
     outputs = draw_outputs(3, sharpness=2.5)
-    best = fit_temperature(outputs)
+    best = fit_temperature(outputs, well_calibrated=0)
     least = negative_log_likelihood(outputs, best)
     for factor in (0.9, 0.99, 1.01, 1.1):
         assert negative_log_likelihood(outputs, best * factor) > least
@@ -79,10 +81,39 @@ def test_scaling_lowers_the_likelihood_on_random_re_splits_of_an_overconfident_m
         assert scaled < negative_log_likelihood(test)
 
 
+def test_a_small_val_is_drawn_towards_one_and_a_large_one_is_not() -> None:
+    small, large = (draw_outputs(7, images=images, sharpness=2.5) for images in (50, 20_000))
+    for outputs, least, most in ((small, 1.05, 1.8), (large, 2.4, 2.6)):
+        assert least < fit_temperature(outputs) < most
+    for images in (0, 10, 100, 1000):
+        assert fit_temperature(small, images) > fit_temperature(small, images + 10) > 1
+
+
+def test_of_images_that_are_as_the_model_says_the_temperature_is_one() -> None:
+    outputs = draw_outputs(8, images=100)
+    assert fit_temperature(outputs, well_calibrated=10**9) == pytest.approx(1, abs=1e-5)
+
+
+def test_what_a_small_val_spoils_for_other_images_is_far_less_than_with_the_likeliest() -> None:
+    test = draw_outputs(9, images=1000, sharpness=1.2)
+    plain = negative_log_likelihood(test)
+
+    def changes(well_calibrated: int) -> torch.Tensor:
+        vals = (draw_outputs(seed + 10, images=60, sharpness=1.2) for seed in range(40))
+        temperatures = [fit_temperature(val, well_calibrated) for val in vals]
+        return torch.tensor([negative_log_likelihood(test, each) for each in temperatures]) - plain
+
+    drawn, likeliest = changes(WELL_CALIBRATED), changes(0)
+    assert drawn.max() < likeliest.max() / 5
+    assert drawn.mean() < 0.7 * likeliest.mean() < 0
+
+
 @pytest.mark.parametrize(("right", "expected"), [(True, LOWEST), (False, HIGHEST)])
 def test_a_model_that_is_always_or_never_right_gets_a_temperature_at_the_limit(
     right: bool, expected: float
 ) -> None:
     labels = torch.arange(3)
     logits = torch.eye(3) if right else 1 - torch.eye(3)
-    assert fit_temperature(Outputs(logits, labels, labels)) == pytest.approx(expected)
+    outputs = Outputs(logits, labels, labels)
+    assert fit_temperature(outputs, well_calibrated=0) == pytest.approx(expected)
+    assert fit_temperature(outputs) == pytest.approx(1, rel=0.12)  # three images say little

@@ -29,7 +29,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         return graph.forward
 
     def compiled(model: Any, **options: Any) -> Any:
-        assert options == {"dynamic": False}
+        assert options == {"dynamic": False, "mode": "default"}
         return compile_by(model, backend=noted, **options)
 
     torch._dynamo.reset()
@@ -104,4 +104,4 @@ def test_the_micro_batch_that_was_found_is_said_stored_and_used(
     monkeypatch.setattr(train.auto, "fitting_micro_batch", lambda *_: 32)
     chosen = resolve_for_run(config, resolved, length, model, 3)
     assert chosen.micro_batch is None
-    assert "micro_batch the batch (it fits into the GPU's memory)" in str(chosen)
+    assert "micro_batch batch (it fits into the GPU's memory)" in str(chosen)

@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from PIL import Image
 
@@ -231,3 +232,42 @@ def test_a_page_shows_every_answer_with_what_the_model_saw_and_names_as_text(
     assert "<script>alert" not in page
     assert NOTICE in page
     assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_overlays_are_written_beside_the_answers_and_shown_on_the_page(
+    answered: Any, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    photos = list(find_photos([tiny_dataset / "merged_dataset"]))[:2]
+    (tmp_path / "bad.jpg").touch()
+    folder = tmp_path / "looked"
+    rows, _ = answered(
+        photos[0], tmp_path / "bad.jpg", photos[1],
+        "--explain", folder, "--html", tmp_path / "page.html",
+    )  # fmt: skip
+    assert len(rows) == 2
+    names = sorted(each.name for each in folder.iterdir())
+    assert names == [
+        f"0000{at}-{photo.stem.replace(' ', '_')}.jpg" for at, photo in enumerate(photos, 1)
+    ]
+    for name in names:
+        assert simplejpeg.decode_jpeg((folder / name).read_bytes()).shape == (32, 32, 3)
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('<img src="data:image/jpeg;base64,') == 4
+    assert "where the model looked for the most probable species (Grad-CAM)" in page
+
+
+def test_overlays_change_no_answer(answered: Any, tiny_dataset: Path, tmp_path: Path) -> None:
+    folder = tiny_dataset / "merged_dataset" / "Boletus edulis"
+    plain, _ = answered(folder)
+    explained, _ = answered(folder, "--explain", tmp_path / "looked")
+    assert plain == explained
+
+
+def test_a_folder_for_overlays_that_cannot_be_made_is_refused(
+    finished_run: Path, command_line: Any, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    ended = command_line(main, finished_run, tiny_dataset, "--explain", tmp_path / "no" / "folder")
+    assert (ended.code, ended.out) == (2, "")
+    assert (
+        ended.err == f"error: --explain {tmp_path / 'no' / 'folder'}: no folder {tmp_path / 'no'}\n"
+    )

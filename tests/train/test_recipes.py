@@ -67,7 +67,17 @@ PUBLISHED: dict[str, Any] = {
     "std": (0.1063, 0.1023, 0.1123),
     "amp": "fp16",
 }
-OF_THE_MACHINE = {"device", "precision", "memory_format", "compile", "loader", "threads"}
+OF_THE_MACHINE = {
+    "device",
+    "precision",
+    "memory_format",
+    "compile",
+    "compile_mode",
+    "loader",
+    "threads",
+    "prefetch",
+    "hw_decoder_load",
+}
 OF_THE_LOADER = {"read", "augment_by", "verify", "on_bad_sample", "reduced_decode"}
 WATCHING = {"wandb", "overfit_batches", "fast_dev_run", "profile", "deterministic"}
 NOT_PUBLISHED = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from train.answers import Answer
@@ -15,17 +17,31 @@ from train.report.page import render
 
 @dataclass(slots=True)
 class AnswerPage:
-    """Collects answers; some 10 kB each."""
+    """Collects answers; some 10 kB a picture."""
 
     warns: bool
     """Whether danger can be told."""
-    cards: list[tuple[str, Answer, str]] = field(default_factory=list)
-    """Path, answer, thumbnail."""
+    cards: list[tuple[str, Answer, str, str]] = field(default_factory=list)
+    """Path, answer, thumbnail, and that of the overlay or nothing."""
 
-    def add(self, path: Path, answer: Answer, image: torch.Tensor) -> None:
-        """Add the answer to a photograph; ``image`` is the ``(3, S, S)`` uint8 that the model saw."""
+    def add(
+        self,
+        path: Path,
+        answer: Answer,
+        image: torch.Tensor,
+        overlay: npt.NDArray[np.uint8] | None = None,
+    ) -> None:
+        """Add the answer to a photograph.
+
+        Args:
+            path: Of the photograph.
+            answer: To it.
+            image: ``(3, S, S)`` uint8, what the model saw.
+            overlay: ``(S, S, 3)`` RGB, where it looked.
+        """
         shown = str(path).encode(errors="replace").decode()
-        self.cards.append((shown, answer, jpeg_url(image.permute(1, 2, 0).numpy())))
+        looked = "" if overlay is None else jpeg_url(overlay)
+        self.cards.append((shown, answer, jpeg_url(image.permute(1, 2, 0).numpy()), looked))
 
     def html(self) -> str:
         """The page."""
