@@ -32,8 +32,8 @@ class BadSamples:
     skips: bool
     """Whether bad samples are replaced, rather than raised."""
     plan: Plan
-    transforms: Callable[[int, PlannedBatch], Transforms]
-    """Of a batch in an epoch."""
+    transforms: Callable[[int, PlannedBatch, int | None], Transforms]
+    """Of a batch in an epoch, at an image size."""
     warn: bool = True
     """Whether each new one is told to the user."""
     messages: dict[int, str] = field(default_factory=dict)
@@ -48,6 +48,7 @@ class BadSamples:
         sample: int,
         error: SampleError,
         make: Callable[[int, Transforms], Made],
+        image_size: int | None = None,
     ) -> tuple[int, Made]:
         """Make the image of a position from another sample than the bad one.
 
@@ -57,6 +58,7 @@ class BadSamples:
             sample: The bad one's id.
             error: What is wrong with it.
             make: Makes an image from a sample and transforms (of one row); raises SampleError.
+            image_size: Of the epoch [px], where it is not the loader's.
 
         Returns:
             Id of the sample that was taken, and what ``make`` made of it.
@@ -73,7 +75,7 @@ class BadSamples:
                 continue
             batch = PlannedBatch(-1, position, np.array([other]))
             try:
-                return other, make(other, self.transforms(epoch, batch))
+                return other, make(other, self.transforms(epoch, batch, image_size))
             except SampleError as another:
                 self.note(other, another.message)
         raise ShardError(f"no sample of the epoch is whole; the first bad one: {error.message}")

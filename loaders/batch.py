@@ -8,6 +8,8 @@ from typing import Protocol
 
 import torch
 
+from loaders.span import Span
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -19,10 +21,28 @@ class Batch:
     """``(B,)`` int64."""
     ids: torch.Tensor
     """``(B,)`` int64: rows of the split's sample table."""
+    copy: Span | None = None
+    """Its way from the CPU to the device; None where it was made there."""
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.labels)
+
+    def on(self, device: torch.device) -> Batch:
+        """The batch on a device, where it is not there.
+
+        From pinned memory the copy to a CUDA device runs beside the step that is under way;
+        elsewhere it is over before this returns, as the memory may be used again.
+        """
+        if device.type == self.images.device.type == "cpu":
+            return self
+        beside = device.type == "cuda"
+        with Span(device) as copy:
+            images, labels, ids = (
+                each.to(device, non_blocking=beside)
+                for each in (self.images, self.labels, self.ids)
+            )
+        return Batch(images, labels, ids, copy)
 
 
 class Loader(Protocol):
@@ -51,10 +71,14 @@ class Loader(Protocol):
         """Samples that were damaged or did not decode and were skipped so far: id -> reason."""
         ...
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
+    def epoch(
+        self, epoch: int, first_step: int = 0, image_size: int | None = None
+    ) -> Generator[Batch]:
         """The batches of an epoch from ``first_step`` on; the batches before it are not decoded.
 
-        DALI's sequential reading alone decodes them, and drops them.
+        DALI's sequential reading alone decodes them, and drops them. Training images may come
+        smaller than the loader was opened for: ``image_size`` is their side [px], and no buffer,
+        thread or pipeline is made anew for it.
 
         A batch belongs to the caller and stays unchanged for as long as any tensor or array that
         shares its memory lives; then its memory may serve a later batch. Closing the iterator

@@ -14,7 +14,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class BatchRing:
-    """Buffers of ``(B, S, S, 3)`` bytes; each comes back when the last that holds it lets go.
+    """Buffers of ``(B, S, S, 3)`` bytes, S up to ``side``; each comes back when nothing holds it.
 
     The holder may be the batch, a view or slice of its images, or an array that shares their
     memory: a tensor keeps the array that it was made from, and that array's end is what returns
@@ -27,20 +27,21 @@ class BatchRing:
 
     def __init__(self, batch: int, side: int, *, keep: int, pinned: bool) -> None:
         """``keep`` buffers wait for their next use at most; more that come back are freed."""
-        self._shape = (batch, side, side, 3)
+        self._bytes = batch * side * side * 3
         self._pinned = pinned
         # append and pop are atomic: buffers come back in whichever thread lets go of them.
         self._free: deque[Pixels] = deque(maxlen=keep)
 
-    def take(self, count: int) -> torch.Tensor:
-        """``(count, S, S, 3)`` uint8 on the CPU, not initialised; ``count`` at most the batch."""
+    def take(self, count: int, side: int) -> torch.Tensor:
+        """``(count, side, side, 3)`` uint8 on the CPU, not initialised; no larger than a buffer."""
+        shape = (count, side, side, 3)
         if self._pinned:
-            return torch.empty((count, *self._shape[1:]), dtype=torch.uint8, pin_memory=True)
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         try:
             buffer = self._free.pop()
         except IndexError:
-            buffer = np.empty(self._shape, np.uint8)
-        lent = buffer[:count]
+            buffer = np.empty(self._bytes, np.uint8)
+        lent = buffer[: count * side * side * 3].reshape(shape)
         weakref.finalize(lent, self._free.append, buffer).atexit = False
         return torch.from_numpy(lent)
 
@@ -55,11 +56,22 @@ class Scratch(threading.local):
     def __init__(self, pixels: int, stored: int, side: int, *, padded: bool = False) -> None:
         """Room for an image of so many pixels, for so many stored bytes, and for results.
 
-        ``padded`` asks for JPEGs to be decoded to four bytes a pixel.
+        Results are squares of at most ``side``. ``padded`` asks for JPEGs to be decoded to four
+        bytes a pixel.
         """
         self.padded = padded
         self.decoded = np.empty((4 if padded else 3) * pixels, np.uint8)
         self.stored = memoryview(bytearray(stored))
-        self.resized_padded = np.empty((side, side, 4), np.uint8)
-        self.resized = np.empty((side, side, 3), np.uint8)
-        self.mirrored = np.empty((side, side, 3), np.uint8)
+        self._rooms = [np.empty(side * side * channels, np.uint8) for channels in (4, 3, 3)]
+        self._side = 0
+        self.fit(side)
+
+    def fit(self, side: int) -> None:
+        """Let the rooms for results be of this side; OpenCV writes to no others."""
+        if side == self._side:
+            return
+        self._side = side
+        self.resized_padded, self.resized, self.mirrored = (
+            room[: side * side * channels].reshape(side, side, channels)
+            for room, channels in zip(self._rooms, (4, 3, 3), strict=True)
+        )

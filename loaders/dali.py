@@ -75,13 +75,16 @@ class DaliLoader(PlannedLoader):
         self._arrays = _stored_as_arrays(self._planned)
         self._idle: list[_Runner] = []
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
+    def epoch(
+        self, epoch: int, first_step: int = 0, image_size: int | None = None
+    ) -> Generator[Batch]:
         """The batches of an epoch, in the order of the plan whatever runs ahead inside DALI."""
+        side = self.side(image_size)
         batches = list(self._planned.plan.batches(epoch, first_step))
         # DALI has no empty batches; a rank's share of the last global batch can be one.
         runs = [batch for batch in batches if len(batch.ids)]
         fed: dict[int, PlannedBatch] = {}
-        with self._runner(self._feeds(epoch, runs, fed)) as runner:
+        with self._runner(self._feeds(epoch, runs, fed, side)) as runner:
             for at, batch in enumerate(batches):
                 if len(batch.ids):
                     ahead = batches[at : at + self._config.prefetch + 1]
@@ -89,7 +92,6 @@ class DaliLoader(PlannedLoader):
                         images = runner.next_images()
                     batch = fed.pop(batch.step)
                 else:
-                    side = self._config.image_size
                     images = torch.empty((0, side, side, 3), dtype=torch.uint8)
                 # Pageable, but too small for the copy to wait: the driver stages up to 64 kB.
                 labels, ids = (
@@ -120,7 +122,7 @@ class DaliLoader(PlannedLoader):
                 self._idle.append(runner)
 
     def _feeds(
-        self, epoch: int, batches: Sequence[PlannedBatch], fed: dict[int, PlannedBatch]
+        self, epoch: int, batches: Sequence[PlannedBatch], fed: dict[int, PlannedBatch], side: int
     ) -> Generator[Feed]:
         """What the graph reads, prepared one batch ahead by a thread.
 
@@ -129,17 +131,19 @@ class DaliLoader(PlannedLoader):
         with ThreadPoolExecutor(1, thread_name_prefix="hyphae-feed") as pool:
             ready: Future[Feed] | None = None
             for batch in batches:
-                following = pool.submit(self._feed, epoch, batch, fed)
+                following = pool.submit(self._feed, epoch, batch, fed, side)
                 if ready is not None:
                     yield ready.result()
                 ready = following
             if ready is not None:
                 yield ready.result()
 
-    def _feed(self, epoch: int, batch: PlannedBatch, fed: dict[int, PlannedBatch]) -> Feed:
+    def _feed(
+        self, epoch: int, batch: PlannedBatch, fed: dict[int, PlannedBatch], side: int
+    ) -> Feed:
         batch, payloads = self._read(epoch, batch)
         fed[batch.step] = batch
-        transforms = self._planned.transforms(epoch, batch)
+        transforms = self._planned.transforms(epoch, batch, side)
         start, shape = np.split(transforms.crops.astype(np.int32), 2, axis=1)
         arrays = {
             # Views of the memory map: DALI's threads read the page cache, nothing is copied.

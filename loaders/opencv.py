@@ -86,15 +86,18 @@ class OpenCVLoader(PlannedLoader):
         )
         self._closed = False
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
+    def epoch(
+        self, epoch: int, first_step: int = 0, image_size: int | None = None
+    ) -> Generator[Batch]:
         """The batches of an epoch; ``prefetch`` of them are in work ahead of the consumer."""
         self._check_open()
+        side = self.side(image_size)
         ahead: deque[_Pending] = deque()
         planned = self._planned.plan.batches(epoch, first_step)
         try:
             with closing(self._read_ahead.announce(planned)) as announced:
-                for batch, hows in self._drawn(epoch, announced):
-                    ahead.append(self._start(epoch, batch, hows))
+                for batch, hows in self._drawn(epoch, announced, side):
+                    ahead.append(self._start(epoch, batch, hows, side))
                     if len(ahead) > self._config.prefetch:
                         yield self._finish(ahead.popleft())
                 while ahead:
@@ -115,20 +118,20 @@ class OpenCVLoader(PlannedLoader):
         super().close()
 
     def _drawn(
-        self, epoch: int, batches: Iterable[PlannedBatch]
+        self, epoch: int, batches: Iterable[PlannedBatch], side: int
     ) -> Iterator[tuple[PlannedBatch, list[How]]]:
         """Each batch with what to do to its images."""
         for neighbours in in_neighbourhoods(batches, DRAWN_TOGETHER):
             joined = replace(neighbours[0], ids=np.concatenate([batch.ids for batch in neighbours]))
-            hows = iter(instructions(self._planned.transforms(epoch, joined)))
+            hows = iter(instructions(self._planned.transforms(epoch, joined, side)))
             for batch in neighbours:
                 yield batch, list(islice(hows, len(batch.ids)))
 
-    def _start(self, epoch: int, batch: PlannedBatch, hows: list[How]) -> _Pending:
+    def _start(self, epoch: int, batch: PlannedBatch, hows: list[How], side: int) -> _Pending:
         """Hand a batch to the threads."""
         self._check_open()
         batch = replace(batch, ids=batch.ids.copy())  # those of bad samples are replaced
-        buffer = self._ring.take(len(batch.ids))
+        buffer = self._ring.take(len(batch.ids), side)
         work = _Work(
             epoch=epoch,
             batch=batch,
@@ -154,17 +157,7 @@ class OpenCVLoader(PlannedLoader):
             self._check_open()
             raise
         labels, ids = self._planned.labels_and_ids(pending.batch)
-        images = pending.buffer.permute(0, 3, 1, 2)
-        if self._device.type == "cpu":
-            return Batch(images, labels, ids)
-        # From pinned memory the copy runs beside the step that is under way; elsewhere it must be
-        # over before the buffer is used again.
-        beside = self._device.type == "cuda"
-        return Batch(
-            images.to(self._device, non_blocking=beside),
-            labels.to(self._device, non_blocking=beside),
-            ids.to(self._device, non_blocking=beside),
-        )
+        return Batch(pending.buffer.permute(0, 3, 1, 2), labels, ids).on(self._device)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -201,7 +194,8 @@ class _Work:
             except SampleError as error:
                 position = self.batch.first_position + at
                 make = partial(self._make_instead, at)
-                ids[at], _ = self.bad.replace(self.epoch, position, sample, error, make)
+                side = self.out.shape[1]
+                ids[at], _ = self.bad.replace(self.epoch, position, sample, error, make, side)
 
     def _make(self, at: int, sample: int, how: How) -> None:
         crop, size, window, flip, matrix, erasure = how

@@ -48,6 +48,7 @@ def apply(
         scratch: Where the steps before the last leave their result.
     """
     side = out.shape[0]
+    scratch.fit(side)
     padded = region.shape[2] == 4
     three_bytes = out if matrix is None and not flip else scratch.resized
     if size[0] == side == size[1]:

@@ -51,8 +51,10 @@ class PlannedSplit:
         self._widths = self.split.samples["width"].astype(np.int64)
         self._heights = self.split.samples["height"].astype(np.int64)
 
-    def transforms(self, epoch: int, batch: PlannedBatch) -> Transforms:
-        """What to do with each image of a batch."""
+    def transforms(
+        self, epoch: int, batch: PlannedBatch, image_size: int | None = None
+    ) -> Transforms:
+        """What to do with each image of a batch; ``image_size`` as in :meth:`PlannedLoader.side`."""
         widths, heights = self._widths[batch.ids], self._heights[batch.ids]
         config = self.config
         if config.augment is None:
@@ -64,7 +66,7 @@ class PlannedSplit:
             first_position=batch.first_position,
             widths=widths,
             heights=heights,
-            image_size=config.image_size,
+            image_size=image_size or config.image_size,
         )
 
     def labels_and_ids(self, batch: PlannedBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,6 +112,19 @@ class PlannedLoader:
     def bad_samples(self) -> Mapping[int, str]:
         """Why each was skipped, by sample id."""
         return dict(self._bad.messages)  # threads may add to the original
+
+    def side(self, image_size: int | None) -> int:
+        """Side of an epoch's images [px]: what was asked for, at most that of the loader.
+
+        Raises:
+            ValueError: It is more, or the loader is for evaluation, where the crop is fixed.
+        """
+        largest = self._config.image_size
+        if image_size is None or image_size == largest:
+            return largest
+        if self._config.augment is None or not 0 < image_size < largest:
+            raise ValueError(f"this loader makes images of {largest} px, not of {image_size}")
+        return image_size
 
     def close(self) -> None:
         """Release the shards."""

@@ -12,6 +12,7 @@ import hashlib
 import math
 import sys
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,13 @@ class SequentialDaliLoader(PlannedLoader):
         facts = (config.shuffle_buffer, config.world_size, dali.__version__, super().order_hash)
         return f"sequential-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
+    def epoch(
+        self, epoch: int, first_step: int = 0, image_size: int | None = None
+    ) -> Generator[Batch]:
         """The batches of an epoch; ``prefetch`` of them are in work ahead of the consumer."""
+        side = self.side(image_size)
         position = self._stream.first_position
-        run = _Run(self._pipeline(epoch))
+        run = _Run(self._pipeline(epoch, side))
         try:
             for step, count in enumerate(self._stream.shares()):
                 try:
@@ -92,8 +96,8 @@ class SequentialDaliLoader(PlannedLoader):
         finally:
             run.close()
 
-    def _pipeline(self, epoch: int) -> Any:
-        config, split = self._config, self._planned.split
+    def _pipeline(self, epoch: int, side: int) -> Any:
+        config, split = replace(self._config, image_size=side), self._planned.split
         shards = np.unique(split.samples["shard"])
         if config.shuffle:
             shards = shards[random_order(len(shards), config.seed, Purpose.SHUFFLE, epoch)]

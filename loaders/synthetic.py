@@ -25,9 +25,15 @@ class SyntheticLoader(PlannedLoader):
         )
         self._images = images.to(config.device).permute(0, 3, 1, 2)
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
+    def epoch(
+        self, epoch: int, first_step: int = 0, image_size: int | None = None
+    ) -> Generator[Batch]:
         """The planned labels and ids with images that have nothing to do with them."""
+        side = self.side(image_size)
+        images = self._images
+        if side < images.shape[-1]:  # a corner of them, in memory as a batch of that size is
+            corner = images[:, :, :side, :side]
+            images = corner.contiguous(memory_format=torch.channels_last)
         for batch in self._planned.plan.batches(epoch, first_step):
             labels, ids = self._planned.labels_and_ids(batch)
-            device = self._images.device
-            yield Batch(self._images[: len(ids)], labels.to(device), ids.to(device))
+            yield Batch(images[: len(ids)], labels.to(images.device), ids.to(images.device))

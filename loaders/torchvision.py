@@ -11,6 +11,7 @@ import io
 import signal
 import threading
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -51,12 +52,14 @@ class TorchvisionLoader(PlannedLoader):
         super().__init__(config)
         self._workers = config.threads or allowed_cores()
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
+    def epoch(
+        self, epoch: int, first_step: int = 0, image_size: int | None = None
+    ) -> Generator[Batch]:
         """The batches of an epoch; its workers start and end with it."""
-        config = self._config
+        config, side = self._config, self.side(image_size)
         planned = list(self._planned.plan.batches(epoch, first_step))
         loader: DataLoader[Item | ShardError] = DataLoader(
-            _Photographs(self._planned, self._bad.skips, epoch),
+            _Photographs(self._planned, self._bad.skips, epoch, side),
             batch_sampler=[_addresses(batch) for batch in planned if len(batch.ids)],
             num_workers=self._workers,
             collate_fn=_collate,
@@ -67,18 +70,14 @@ class TorchvisionLoader(PlannedLoader):
         for images, labels, ids, bad in _whole_batches(loader):
             for sample, message in bad.items():
                 self._bad.note(sample, message)
-            yield Batch(
-                images.to(config.device, non_blocking=True).permute(0, 3, 1, 2),
-                labels.to(config.device, non_blocking=True),
-                ids.to(config.device, non_blocking=True),
-            )
+            yield Batch(images.permute(0, 3, 1, 2), labels, ids).on(torch.device(config.device))
         if planned and not len(planned[-1].ids):
-            yield self._empty_batch()
+            yield self._empty_batch(side)
 
-    def _empty_batch(self) -> Batch:
+    def _empty_batch(self, side: int) -> Batch:
         """This rank's share of a last global batch with fewer images than ranks."""
-        size, device = self._config.image_size, self._config.device
-        images = torch.empty((0, size, size, 3), dtype=torch.uint8, device=device)
+        device = self._config.device
+        images = torch.empty((0, side, side, 3), dtype=torch.uint8, device=device)
         none = torch.empty(0, dtype=torch.int64, device=device)
         return Batch(images.permute(0, 3, 1, 2), none, none)
 
@@ -89,13 +88,13 @@ class _Photographs(Dataset["Item | ShardError"]):
     A damaged sample comes as the error, which a worker that raised it would wrap in a traceback.
     """
 
-    def __init__(self, planned: PlannedSplit, skips: bool, epoch: int) -> None:
+    def __init__(self, planned: PlannedSplit, skips: bool, epoch: int, side: int) -> None:
         self._planned = planned
         self._skips = skips
         self._split = planned.split
-        self._config = planned.config
+        self._config = replace(planned.config, image_size=side)
         self._epoch = epoch
-        self._reference = reference_transform(planned.config)
+        self._reference = reference_transform(self._config)
 
     def __getitem__(self, address: tuple[int, int]) -> Item | ShardError:
         position, sample = address

@@ -86,14 +86,17 @@ class WebDatasetLoader(OpenCVLoader):
         hashed = hashlib.sha256(repr((*facts, super().order_hash)).encode() + stream)
         return f"streaming-{hashed.hexdigest()[:16]}"
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
+    def epoch(
+        self, epoch: int, first_step: int = 0, image_size: int | None = None
+    ) -> Generator[Batch]:
         """The batches of an epoch; ``prefetch`` of them are in work ahead of the consumer."""
+        side = self.side(image_size)
         ahead: deque[tuple[Any, _Read]] = deque()  # an image is here for as long as one holds it
         with closing(self._read(epoch, first_step)) as batches:
             try:
                 for read in batches:
-                    hows = instructions(self._planned.transforms(epoch, read.batch))
-                    ahead.append((self._start(epoch, read.batch, hows), read))
+                    hows = instructions(self._planned.transforms(epoch, read.batch, side))
+                    ahead.append((self._start(epoch, read.batch, hows, side), read))
                     if len(ahead) > self._config.prefetch:
                         pending, _ = ahead.popleft()
                         yield self._finish(pending)

@@ -13,6 +13,7 @@ from shards.reader import ShardSet
 from train.config import TrainConfig
 from train.distributed import rank, size
 from train.few_batches import FewBatches
+from train.resolution import training_sizes
 from train.resolve import Resolved
 
 
@@ -33,7 +34,7 @@ def train_loader(config: TrainConfig, resolved: Resolved, shards: Path) -> Loade
             rank=rank(),
             world_size=size(),
             drop_last=config.drop_last,
-            image_size=config.image_size,
+            image_size=training_sizes(config)[-1],
             augment=config.augment,
             resample=config.resample,
             augment_by=config.augment_by,

@@ -11,7 +11,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,21 +45,40 @@ class Progressed:
     step: int = 0
     """Steps done of the epoch under way."""
     samples_seen: int = 0
-    best_epoch: int = 0
-    """Counted from 1; 0 before the first evaluation."""
+    evaluations: int = 0
+    """Of val."""
+    best_epoch: float = 0.0
+    """Epochs done at the best evaluation; 0 before the first."""
     best_miou: float = -1.0
     temperature: float = 0.0
     """Of the best epoch's probabilities, fitted on val; 0 where none was."""
     seconds: float = 0.0
     """Spent in all sessions up to the last checkpoint."""
-    loss_sum: float = 0.0
-    """Of the epoch under way, over its images so far."""
+    lr: float = 0.0
+    """Learning rate of the last step."""
+    image_size: int = 0
+    """Side of its images [px]."""
+    spent: dict[str, float] = field(default_factory=dict)
+    """Seconds of the run up to the last evaluation, by what they went to (train/timing.py)."""
+
+    # Since the last evaluation
     images: int = 0
+    loss_sum: float = 0.0
+    """Over these images."""
     train_s: float = 0.0
     wait_s: float = 0.0
+    copy_s: float = 0.0
+    step_s: float = 0.0
+
+    def begin_stretch(self) -> None:
+        """Set back what counts since the last evaluation."""
+        self.images = 0
+        self.loss_sum = self.train_s = self.wait_s = self.copy_s = self.step_s = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
+        for name, value in [*vars(self).items(), *self.spent.items()]:
+            if isinstance(value, dict):
+                continue
             if not (-1 if name == "best_miou" else 0) <= value < math.inf:
                 raise ValueError(f"{name} cannot be {value}")
 
@@ -92,6 +111,8 @@ class Checkpoint:
     """Processes of the session that saved it."""
 
     # In last.pt alone: nobody resumes from the best one.
+    stepped: dict[str, torch.Tensor] | None = None
+    """The weights that steps move, where ``model`` is their moving average."""
     optimizer: dict[str, Any] | None = None
     scaler: dict[str, float] | None = None
     rng: torch.Tensor | None = None
@@ -99,10 +120,12 @@ class Checkpoint:
     cuda_rng: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        done = self.progress
-        if not done.best_epoch <= done.epoch <= self.config.epochs:
+        done, config = self.progress, self.config
+        in_epochs = config.samples is None and config.budget is None
+        most = config.epochs if in_epochs else math.inf
+        if done.best_epoch > done.epoch + bool(done.step) or done.epoch > most:
             raise ValueError(
-                f"epoch {done.epoch} of {self.config.epochs}, the best of them {done.best_epoch}"
+                f"epoch {done.epoch} of {config.epochs}, the best of them {done.best_epoch:g}"
             )
 
 

@@ -53,7 +53,13 @@ class TrainConfig:
 
     # How long
     epochs: int = 20
-    """Passes over the training samples."""
+    """Passes over the training samples. With samples or budget: how often cosine-epoch falls."""
+    samples: int | None = None
+    """Training images of the run, in place of epochs."""
+    budget: float | None = None
+    """Time of the run, all in all, in place of epochs: 90s, 45m, 2h30m."""
+    eval_every: float = 1.0
+    """Epochs from one evaluation of val to the next; may be a fraction."""
     patience: int = 100
     """Epochs without a better val mIoU after which the run ends."""
 
@@ -80,12 +86,24 @@ class TrainConfig:
     """Largest norm of all gradients together; longer ones are shortened."""
     label_smoothing: float = 0.0
     """Share of a label's weight that is spread over all classes."""
+    ema: float | None = None
+    """Evaluate and keep an exponential moving average of the weights: share of it that a step
+    keeps, such as 0.999. none: the weights themselves."""
+    stochastic_depth: float | None = None
+    """Probability with which the last residual branch is left out of a step; rises to it from 0 at
+    the first. none: what the architecture comes with."""
+    zero_init: bool = False
+    """Whether residual branches begin as nothing: the last norm of each starts at 0."""
     seed: int = 12345
     """Of weights, order and augmentation."""
 
     # Images
     image_size: int = 384
-    """Side of the crops [px]."""
+    """Side of the crops at evaluation, and in training unless train_size is another [px]."""
+    train_size: int | None = None
+    """Side of the training crops, at the end of the run where start_size is given [px]."""
+    start_size: int | None = None
+    """Side of the training crops at first; grows in at most four sizes [px]."""
     eval_resize: int | None = None
     """Shorter side before the evaluation crop [px]; none: 440/384 of the image size."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -136,7 +154,8 @@ class TrainConfig:
     """What torch.compile tries; auto: default, or what bench tune found here."""
     micro_batch: int | None = None
     """Images that pass through the network at once, where a batch is too many: gradients add up.
-    auto: the batch, or what bench tune found here for this arch, image size and batch."""
+    auto: what bench tune found here for this arch, image size and batch; else on a GPU what fits into
+    its memory, and the batch elsewhere."""
     loader: Backend = "auto"
     """opencv: CPU threads; dali: on the GPU; dali-cpu: its cross-check; torchvision: the reference;
     webdataset: whole shards in turn, with sampling natural; synthetic: no images, for timing only."""
@@ -173,6 +192,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in LIMITS:
             check_limits(name, getattr(self, name))
+        if self.samples is not None and self.budget is not None:
+            raise ValueError("samples and budget both say how long the run is; give one of them")
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
         if self.weights is not None and self.finetune_from is not None:
@@ -182,6 +203,9 @@ class TrainConfig:
                 f"head {self.head} needs weights or finetune_from: features of a random network say "
                 "nothing"
             )
+        for name in ("samples", "budget", "ema", "train_size", "start_size"):
+            if self.head == "only" and getattr(self, name) is not None:
+                raise ValueError(f"head only makes no training step, and {name} is about those")
         if self.overfit_batches is not None and self.fast_dev_run:
             raise ValueError(
                 "overfit_batches and fast_dev_run exclude each other; give one of them"
@@ -190,6 +214,11 @@ class TrainConfig:
             raise ValueError(
                 f"warmup {self.warmup} needs a schedule that moves with every step, not "
                 "cosine-epoch; choose cosine, linear or constant"
+            )
+        last_size = self.train_size or self.image_size
+        if self.start_size is not None and self.start_size > last_size:
+            raise ValueError(
+                f"start_size {self.start_size} is above the size at the end, {last_size}"
             )
         _ = self.train_subset  # which refuses contradictions
         if self.eval_resize is not None and self.eval_resize < self.image_size:

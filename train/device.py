@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 from functools import cache
@@ -15,6 +16,9 @@ from train.distributed import local_rank, local_size, rank, size
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NVIDIA_SMI_TIMEOUT_S = 10
+REPAID_STEPS, REPAID_S = 1000, 900.0
+"""Length of a run that repays the graph of one image size. Making it takes about a minute, which a
+compiled step has to save some hundredths of a second at a time."""
 
 
 def choose_device(wanted: str) -> tuple[torch.device, str]:
@@ -96,8 +100,23 @@ def choose_memory_format(wanted: MemoryFormat, device: torch.device) -> tuple[bo
     return True, "as the loader's batches"
 
 
-def choose_compile(wanted: Switch, device: torch.device) -> tuple[bool, str]:
-    """Whether to use ``torch.compile``, and why."""
+def choose_compile(
+    wanted: Switch,
+    device: torch.device,
+    *,
+    steps: float = math.inf,
+    budget_s: float = math.inf,
+    graphs: int = 1,
+) -> tuple[bool, str]:
+    """Whether to use ``torch.compile``, and why.
+
+    Args:
+        wanted: What the user asked for.
+        device: Where the model runs.
+        steps: Of the run, in which the graphs have to repay the time that making them takes.
+        budget_s: Time of a run that has no number of steps [s].
+        graphs: Image sizes of training: each needs one.
+    """
     if wanted != "auto":
         if wanted == "on" and not c_compiler():
             raise UserError("torch.compile needs a C compiler (gcc or clang); install one")
@@ -106,7 +125,11 @@ def choose_compile(wanted: Switch, device: torch.device) -> tuple[bool, str]:
         return False, "on a CPU it repays its warm-up only in long runs of deep nets"
     if not c_compiler():
         return False, "no C compiler; install gcc for a faster step"
-    return True, "CUDA"
+    if steps < graphs * REPAID_STEPS:
+        return False, f"from {graphs * REPAID_STEPS:,} steps on it repays its warm-up"
+    if budget_s < graphs * REPAID_S:
+        return False, f"from {graphs * REPAID_S / 60:g} minutes on it repays its warm-up"
+    return True, "CUDA, and the run is long enough to repay its warm-up"
 
 
 @cache

@@ -144,6 +144,15 @@ def agree(wish: int) -> int:
     return int(wishes)
 
 
+def first_says(*values: float) -> list[float]:
+    """What the first process has, in all of them."""
+    if size() == 1:
+        return list(values)
+    said = torch.tensor(values, dtype=torch.float64)
+    dist.broadcast(said, 0)
+    return [float(each) for each in said]
+
+
 def total(value: torch.Tensor) -> torch.Tensor:
     """The sum over all processes of a tensor that each of them has."""
     if size() > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import closing
 from copy import deepcopy
@@ -14,7 +15,9 @@ from torch.nn.functional import cross_entropy
 from loaders.batch import Batch
 from train.distributed import size
 from train.features import fast_network
-from train.loop import Session
+from train.length import step_count
+from train.resolution import mean_area
+from train.session import Session
 
 STEPS = 2
 FEW_IMAGES = 8
@@ -52,10 +55,15 @@ def estimate(session: Session, test_images: int) -> Estimate:
         return Estimate(1 / forward_s, 1 / loader_s, (passes + test_images) * image_s)
     step_s = _measure_step(session, batch)
     step_s, loader_s = step_s / size(), loader_s / size()  # as many work side by side
+    pixel_s = step_s / batch.images.shape[-1] ** 2
+    step_s, eval_s = pixel_s * mean_area(config), EVAL_SHARE * pixel_s * config.image_size**2
     train_s = step_s + loader_s if on_cpu else max(step_s, loader_s)
-    eval_s = EVAL_SHARE * step_s + loader_s if on_cpu else max(EVAL_SHARE * step_s, loader_s)
-    train_images = (config.epochs - session.done.epoch) * session.train.samples_per_epoch
-    eval_images = config.epochs * session.val.samples_per_epoch + test_images
+    eval_s = eval_s + loader_s if on_cpu else max(eval_s, loader_s)
+    left = step_count(config, session.train).total - session.steps_done
+    epochs_left = left / session.train.steps_per_epoch
+    train_images = epochs_left * session.train.samples_per_epoch
+    evaluations = math.ceil(epochs_left / config.eval_every)
+    eval_images = evaluations * session.val.samples_per_epoch + test_images
     return Estimate(1 / step_s, 1 / loader_s, train_images * train_s + eval_images * eval_s)
 
 
@@ -92,7 +100,8 @@ def _measure_step(session: Session, batch: Batch) -> float:
     session.network.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         most = min(len(batch), session.resolved.micro_batch or len(batch))
-        few = min(most, FEW_IMAGES) if device.type == "cpu" else most
+        is_slow = device.type == "cpu" and not session.resolved.compile
+        few = min(most, FEW_IMAGES) if is_slow else most
         seconds = _time_steps(session, batch, few)
         if few < most and seconds < QUICK_STEP_S:
             few, seconds = most, _time_steps(session, batch, most)

@@ -111,12 +111,8 @@ def evaluate(
             if count == 0:  # a rank's share of a last, short batch
                 after_batch()
                 continue
-            images = batch.images
-            if pad_to is not None and count < pad_to:
-                images = pad(images, (0, 0, 0, 0, 0, 0, 0, pad_to - count))
-                images = images.contiguous(memory_format=torch.channels_last)
             with resolved.autocast():
-                logits = model(images)[:count].float()
+                logits = model(padded(batch.images, pad_to))[:count].float()
             loss_sum += cross_entropy(logits, batch.labels, reduction="sum")
             matrix.update(logits.argmax(1), batch.labels)
             if keep_outputs:
@@ -133,6 +129,15 @@ def evaluate(
         time.perf_counter() - start,
         all_outputs(kept) if keep_outputs else None,
     )
+
+
+def padded(images: torch.Tensor, pad_to: int | None) -> torch.Tensor:
+    """Black images behind a short batch, so that a compiled model sees one shape."""
+    count = len(images)
+    if pad_to is None or count >= pad_to:
+        return images
+    longer = pad(images, (0, 0, 0, 0, 0, 0, 0, pad_to - count))
+    return longer.contiguous(memory_format=torch.channels_last)
 
 
 def all_outputs(kept: list[Outputs]) -> Outputs:

@@ -43,9 +43,11 @@ class FewBatches:
         """The loader's."""
         return self._loader.bad_samples
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
+    def epoch(
+        self, epoch: int, first_step: int = 0, image_size: int | None = None
+    ) -> Generator[Batch]:
         """The batches from ``first_step`` on, whatever the epoch."""
-        with closing(self._loader.epoch(0, first_step)) as batches:
+        with closing(self._loader.epoch(0, first_step, image_size)) as batches:
             yield from islice(batches, self._count - first_step)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from shards.commands import describe_os_error
 from shards.errors import JobError
 from train.checkpoint import has_checkpoint
-from train.loop import resume_command
+from train.saving import resume_command
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 

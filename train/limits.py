@@ -34,6 +34,9 @@ SHARE = Bounds(0.0, 1.0, without_high=True)
 
 LIMITS = {
     "epochs": Bounds(1, 100_000),
+    "samples": Bounds(1, 10**12),
+    "budget": Bounds(1.0, 1e8),
+    "eval_every": Bounds(0.0, 1e5, without_low=True),
     "patience": Bounds(1, 100_000),
     "batch_size": Bounds(1, 65_536),
     "lr": POSITIVE,
@@ -44,8 +47,12 @@ LIMITS = {
     "weight_decay": NOT_NEGATIVE,
     "clip_norm": POSITIVE,
     "label_smoothing": SHARE,
+    "ema": Bounds(0.0, 1.0, without_low=True, without_high=True),
+    "stochastic_depth": SHARE,
     "seed": Bounds(0, 2**63 - 1),
     "image_size": Bounds(16, 4096),
+    "train_size": Bounds(16, 4096),
+    "start_size": Bounds(16, 4096),
     "eval_resize": Bounds(16, 8192),
     "epoch_size": Bounds(1, 100_000_000),
     "mini": Bounds(1, 100_000_000),

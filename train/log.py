@@ -8,9 +8,11 @@ where its checkpoint was.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import click
 from torch.utils.tensorboard import SummaryWriter
@@ -22,7 +24,22 @@ from train.figures import Picture, encode_png
 from train.wandb_log import WandbRun
 
 METRICS, STEPS, LOG = "metrics.jsonl", "steps.jsonl", "train.log"
+P = ParamSpec("P")
 CONFIG, SUMMARY, FIGURES = "config.json", "summary.json", "figures"
+
+
+def _counted(
+    record: Callable[Concatenate[RunLog, P], None],
+) -> Callable[Concatenate[RunLog, P], None]:
+    """Add the time that a method takes to that of recording."""
+
+    @wraps(record)
+    def counted(log: RunLog, /, *args: P.args, **options: P.kwargs) -> None:
+        start = time.perf_counter()
+        record(log, *args, **options)
+        log._spent_s += time.perf_counter() - start
+
+    return counted
 
 
 class RunLog:
@@ -49,7 +66,14 @@ class RunLog:
         _forget_after(folder / STEPS, samples_seen)
         self._tensorboard = SummaryWriter(str(folder), purge_step=samples_seen + 1)
         self._wandb = wandb
+        self._spent_s = 0.0
 
+    def spent_s(self) -> float:
+        """Seconds in the methods that record since this was last asked."""
+        spent, self._spent_s = self._spent_s, 0.0
+        return spent
+
+    @_counted
     def say(self, line: str) -> None:
         """Print a line, and keep it in ``train.log``."""
         with tqdm.external_write_mode():  # a bar on the terminal makes room
@@ -61,17 +85,20 @@ class RunLog:
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def metrics(self, epoch: int, samples_seen: int, values: Mapping[str, float]) -> None:
-        """Record what an evaluation brought, such as ``val/miou``; epochs count from 1."""
+    @_counted
+    def metrics(self, epoch: float, samples_seen: int, values: Mapping[str, float]) -> None:
+        """Record what an evaluation brought, such as ``val/miou``; ``epoch``: how many are done."""
         self._append(METRICS, {"epoch": epoch, "samples_seen": samples_seen, **values})
         self._scalars(samples_seen, values)
         self._tensorboard.flush()
 
+    @_counted
     def step(self, samples_seen: int, values: Mapping[str, float]) -> None:
         """Record what was read between two evaluations, such as ``step/loss``."""
         self._append(STEPS, {"samples_seen": samples_seen, **values})
         self._scalars(samples_seen, values)
 
+    @_counted
     def figures(self, samples_seen: int, pictures: Mapping[str, Picture]) -> None:
         """Show pictures such as ``val/confusion``; the last one of a name is also a file."""
         folder = self.folder / FIGURES

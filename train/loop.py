@@ -1,101 +1,40 @@
 """The training loop: one page that reads as the method.
 
-Every epoch: run the steps, each at its learning rate, evaluate on val, keep the best. Nothing in a step
-waits for the device; losses add up there and are read every ``READ_STEPS`` steps.
+Steps, each at its learning rate and image size, up to an evaluation on val; keep the best; go on. Nothing in
+a step waits for the device; losses add up there and are read every ``READ_STEPS`` steps.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
-from loaders.batch import Batch, Loader
-from shards.errors import Interrupted, JobError
+from loaders.batch import Batch
+from shards.errors import JobError
 from shards.machine import human_time
 from shards.progress import Progress
 from train.calibration import fit_temperature
-from train.checkpoint import BEST, LAST, Progressed, save_checkpoint
-from train.config import TrainConfig
-from train.distributed import (
-    agree,
-    exchanged,
-    is_first,
-    largest_share,
-    of_each,
-    share_start,
-    size,
-    total,
-)
+from train.checkpoint import BEST, LAST
+from train.distributed import is_first, largest_share, share_start, size, total
 from train.evaluation import Evaluation, evaluate
-from train.interrupt import GO_ON, SAVE, TIME_LIMIT_CODE, Stopped, StopRequest
-from train.log import RunLog
-from train.models import Classifier
-from train.objective import Target, micro_batches, prepare
+from train.interrupt import GO_ON, Stopped
+from train.objective import prepare
 from train.optimizer import clip_gradients, set_rate
 from train.profiling import profiled
 from train.record import epoch_pictures, epoch_values, first_batch_pictures, step_values
-from train.resolve import Resolved
-from train.safety import Safety
-from train.schedule import scheduled_rate
+from train.resolution import training_size
+from train.saving import kept, save, save_and_end, save_or_stop
+from train.schedule import rate_at
+from train.session import Session
+from train.step import add_gradients, add_no_gradients, images_of_step
+from train.timing import add_up, timed
 
 READ_STEPS = 50
-
-
-@dataclass(kw_only=True)
-class Session:
-    """What a loop works with."""
-
-    config: TrainConfig
-    resolved: Resolved
-    model: Classifier
-    network: nn.Module
-    """The model as it is run: compiled or not. It shares the model's weights."""
-    parallel: nn.Module
-    """The same with gradients averaged over all processes, for steps."""
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    train: Loader
-    val: Loader
-    num_classes: int
-    log: RunLog
-    """Of the first process; what the others record is thrown away."""
-    folder: Path
-    stop: StopRequest
-    facts: dict[str, Any]
-    """Plain data that every checkpoint carries: classes, shard set, order hash, versions."""
-    safety: Safety = field(default_factory=Safety)
-    done: Progressed = field(default_factory=Progressed)
-    started: float = field(default_factory=time.perf_counter)
-    profile: bool = False
-    """Whether the next epoch is profiled."""
-    saved_at: float = field(default_factory=time.monotonic)
-    saved_step: int = 0
-
-    @property
-    def steps_done(self) -> int:
-        """Optimizer steps since the run began."""
-        return self.done.epoch * self.train.steps_per_epoch + self.done.step
-
-    def asked(self) -> int:
-        """What to do after this batch: ``GO_ON``, ``SAVE``, or end with this exit code.
-
-        The same in all processes: what any of them is asked for.
-        """
-        return agree(self._asked_here())
-
-    def _asked_here(self) -> int:
-        if self.stop.requested():
-            return self.stop.exit_code
-        seconds, steps = time.monotonic() - self.saved_at, self.steps_done - self.saved_step
-        return SAVE if self.safety.is_save_due(seconds, steps) else GO_ON
+"""How many steps apart the loss is read, which waits for the device."""
 
 
 def fit(session: Session) -> None:
@@ -105,12 +44,13 @@ def fit(session: Session) -> None:
         Interrupted: A signal or the time limit asked to stop; everything is saved.
         JobError: The loss is no longer finite; the last good checkpoint is kept.
     """
-    config, done = session.config, session.done
-    while done.epoch < config.epochs and done.epoch - done.best_epoch < config.patience:
+    config = session.config
+    session.look()
+    while not is_over(session):
         try:
-            train_epoch(session)
+            train_stretch(session)
             val = evaluate(
-                session.network,
+                session.evaluated,
                 session.val,
                 session.resolved,
                 session.num_classes,
@@ -120,257 +60,170 @@ def fit(session: Session) -> None:
             )
         except Stopped as stop:
             save_and_end(session, stop.exit_code)
-        finish_epoch(session, val)
+        finish_stretch(session, val)
+        session.look()
 
 
-def train_epoch(session: Session) -> None:
-    """The steps of one epoch, from where the last session left it.
+def is_over(session: Session) -> bool:
+    """Whether no step follows, and those that were made are evaluated."""
+    done = session.done
+    is_stale = session.epoch - done.best_epoch >= session.config.patience
+    return not done.images and (session.outlook.is_over or is_stale)
+
+
+def train_stretch(session: Session) -> None:
+    """The steps up to the next evaluation, from where the last session left them.
 
     Raises:
         Stopped: It was asked to; ``session.done`` says how far it came.
     """
     config, resolved, done = session.config, session.resolved, session.done
-    class_names = session.facts["class_names"]
     steps = session.train.steps_per_epoch
-    # Of the last step so far: what the log says where a session goes on after the last of an epoch.
-    last = max(0, done.step - 1)
-    set_rate(session.optimizer, scheduled_rate(config, done.epoch, last, steps))
     session.parallel.train()
     exact = torch.float32 if resolved.device.type == "mps" else torch.float64
     # What all processes have so far stands on the first; in 53 bits, no order of adding shows.
     so_far = done.loss_sum if is_first() else 0.0
     loss_sum = torch.tensor(so_far, dtype=exact, device=resolved.device)
-    batches = session.train.epoch(done.epoch, done.step)
-    label = f"epoch {done.epoch + 1}/{config.epochs}"
+    label = f"epoch {done.epoch + 1}"
+    images_due = round(config.eval_every * session.train.samples_per_epoch)
+    batches = stretch(session)
+    if session.profile:
+        ahead = steps - done.step % steps
+        batches = profiled(batches, ahead, session.log.folder, session.log.say)
+        session.profile = False
+    start = time.perf_counter()
     with (
         closing(batches),
-        Progress(label, session.train.samples_per_epoch, "img", initial=done.images) as progress,
+        Progress(label, images_due, "img", initial=done.images) as progress,
     ):
-        start = time.perf_counter()
-        stream = _timed(batches, done)
-        if session.profile:
-            stream = profiled(stream, steps - done.step, session.log.folder, session.log.say)
-            session.profile = False
-        for batch in stream:
+        for batch in batches:
             count = images_of_step(session)
-            if len(batch):
-                images, target = prepare(
-                    batch,
-                    config,
-                    epoch=0 if config.is_trial else done.epoch,  # always the same pixels
-                    first_position=done.step * config.batch_size + share_start(count),
-                )
-                if not done.samples_seen:
-                    pictures = first_batch_pictures(images, batch.labels, class_names)
-                    session.log.figures(0, pictures)
-                loss = add_gradients(session, images, target, len(batch) * size() / count)
-            else:
-                loss = add_no_gradients(session)
-            clip_gradients(session.optimizer, session.scaler, config.clip_norm)
-            set_rate(session.optimizer, scheduled_rate(config, done.epoch, done.step, steps))
-            session.scaler.step(session.optimizer)
-            session.scaler.update()
-            session.optimizer.zero_grad(set_to_none=True)
+            with session.times.step():
+                loss = take_step(session, batch, count)
+            session.times.copied(batch)
 
-            loss = loss * (count / size())  # the sum over this process's share
             loss_sum += loss
             done.step += 1
             done.images += count
             done.samples_seen += count
             progress.update(count)
             asked = session.asked()
-            if asked != GO_ON or done.step % READ_STEPS == 0 or done.step == steps:
+            session.look()
+            ends = session.outlook.ends_stretch or done.step == steps
+            if asked != GO_ON or ends or done.step % READ_STEPS == 0:
                 done.loss_sum = float(total(loss_sum))  # waits for the device
+                session.times.add_to(done)
                 check_finite(session)
-                values = step_values(
-                    float(total(loss)) / count, learning_rate(session), config.image_size
-                )
+                values = step_values(float(total(loss)) / count, done.lr, done.image_size)
                 session.log.step(done.samples_seen, values)
             if asked != GO_ON:
                 now = time.perf_counter()
                 done.train_s, start = done.train_s + now - start, now
                 save_or_stop(session, asked)
-        done.train_s += time.perf_counter() - start
+    done.train_s += time.perf_counter() - start
 
 
-def images_of_step(session: Session) -> int:
-    """Images of the global batch of this step: the last one of an epoch may be short."""
-    batch_size, train = session.config.batch_size, session.train
-    return min(batch_size, train.samples_per_epoch - session.done.step * batch_size)
+def stretch(session: Session) -> Generator[Batch]:
+    """The batches up to the next evaluation, of the image size that the run has come to.
+
+    Whoever takes them counts steps in ``session.done`` and looks at what follows; epochs begin here.
+    """
+    config, done = session.config, session.done
+    while not session.outlook.ends_stretch:
+        begin_epoch_if_done(session)
+        image_size = training_size(config, session.outlook.progress)
+        with closing(session.train.epoch(done.epoch, done.step, image_size)) as batches:
+            for batch in timed(batches, done):
+                yield batch
+                following = session.outlook
+                if (
+                    following.ends_stretch
+                    or training_size(config, following.progress) != image_size
+                ):
+                    break
 
 
-def add_gradients(
-    session: Session, images: torch.Tensor, target: Target, weight: float
-) -> torch.Tensor:
-    """Forward and backward, part by part; the loss of the batch, on the device.
+def take_step(session: Session, batch: Batch, count: int) -> torch.Tensor:
+    """One step of the optimizer; the sum of the losses of this process's images, on the device.
 
     Args:
-        session: Whose network.
-        images: This process's share of the batch.
-        target: What is asked of them.
-        weight: Of the share among those of all processes, whose gradients are averaged.
+        session: Whose weights move.
+        batch: This process's share, none of a short batch perhaps.
+        count: Images of the batch over all processes.
     """
-    config = session.config
-    loss = torch.zeros((), device=session.resolved.device)
-    parts = list(micro_batches(images, target, session.resolved.micro_batch))
-    for number, (part, asked_of_it, share) in enumerate(parts, 1):
-        with exchanged(session.parallel, number == len(parts)):
-            with session.resolved.autocast():
-                logits = session.parallel(part)
-                part_loss = share * weight * asked_of_it.loss(logits, config.label_smoothing)
-            session.scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
-        loss += part_loss.detach()
-    return loss
-
-
-def add_no_gradients(session: Session) -> torch.Tensor:
-    """Take part in the exchange without a share of a short batch; the loss is 0.
-
-    The blank image stands for none: it must not count in the statistics of batch normalisation.
-    """
-    side = session.config.image_size
-    blank = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=session.resolved.device)
-    session.network.eval()
-    logits = session.parallel(blank.contiguous(memory_format=torch.channels_last))
-    session.network.train()
-    session.scaler.scale(logits.float().sum() * 0.0).backward()
-    return torch.zeros((), device=session.resolved.device)  # of the type of the others' loss
-
-
-def learning_rate(session: Session) -> float:
-    """Of the step under way."""
-    rate: float = session.optimizer.param_groups[0]["lr"]
-    return rate
-
-
-def finish_epoch(session: Session, val: Evaluation) -> None:
-    """Say and record how the epoch went, keep the best, save."""
     config, done = session.config, session.done
+    done.image_size = batch.images.shape[-1]
+    if len(batch):
+        images, target = prepare(
+            batch,
+            config,
+            epoch=0 if config.is_trial else done.epoch,  # always the same pixels
+            first_position=done.step * config.batch_size + share_start(count),
+        )
+        if not done.samples_seen:
+            names = session.facts["class_names"]
+            session.log.figures(0, first_batch_pictures(images, batch.labels, names))
+        loss = add_gradients(session, images, target, len(batch) * size() / count)
+    else:
+        loss = add_no_gradients(session)
+    clip_gradients(session.optimizer, session.scaler, config.clip_norm)
+    done.lr = rate_at(config, session.outlook.progress)
+    set_rate(session.optimizer, done.lr)
+    session.scaler.step(session.optimizer)
+    session.scaler.update()
+    session.optimizer.zero_grad(set_to_none=True)
+    if session.average is not None:
+        session.average.update(session.steps_done)
+    return loss * (count / size())
+
+
+def finish_stretch(session: Session, val: Evaluation) -> None:
+    """Say and record what an evaluation brought, keep the best, save."""
+    done, steps = session.done, session.steps_done
     if not math.isfinite(val.loss):
         raise JobError(
             f"the loss became {val.loss} on val after epoch {done.epoch + 1}: its last steps spoiled "
-            f"the weights; try a lower --lr or --precision fp32. {_kept(session)}"
+            f"the weights; try a lower --lr or --precision fp32. {kept(session)}"
         )
-    done.epoch += 1
+    begin_epoch_if_done(session)
+    done.evaluations += 1
+    epoch = session.epoch
     is_best = val.scores.miou > done.best_miou
     if is_best:
-        done.best_epoch, done.best_miou = done.epoch, val.scores.miou
+        done.best_epoch, done.best_miou = epoch, val.scores.miou
         done.temperature = fit_temperature(val.outputs) if val.outputs else 0.0
-    values = epoch_values(
-        done,
-        val,
-        lr=learning_rate(session),
-        image_size=config.image_size,
-        device=session.resolved.device,
-    )
-    left = (config.epochs - done.epoch) * (done.train_s + val.seconds)
+    seconds = add_up(done, val.seconds, session.log.spent_s())
+    values = epoch_values(done, val, seconds, device=session.resolved.device)
+    left = session.length.left_s(steps, done.images, done.train_s, val.seconds)
     session.log.say(
-        f"epoch {done.epoch:>3}/{config.epochs}  train loss {values['train/loss']:.4f}  "
+        f"{session.length.position(steps)}  train loss {values['train/loss']:.4f}  "
         f"val loss {val.loss:.4f}  {val.scores}  {'best' if is_best else '    '}  "
         f"{values['train/images_per_s']:,.0f} img/s  data wait {values['train/data_wait']:.0%}  "
         f"{human_time(left)} left"
     )
-    session.log.metrics(done.epoch, done.samples_seen, values)
+    session.log.metrics(epoch, done.samples_seen, values)
     session.log.figures(done.samples_seen, epoch_pictures(val, session.facts["class_names"]))
-    done.step, done.images = 0, 0
-    done.loss_sum = done.train_s = done.wait_s = 0.0
+    done.begin_stretch()
     # A kill between the two loses nothing: last.pt then holds the weights of the best epoch.
     save(session, LAST)
     if is_best:
         save(session, BEST)
 
 
-def save(session: Session, name: str) -> None:
-    """Write a checkpoint; ``best.pt`` holds no optimizer, as nobody resumes from it.
-
-    Raises:
-        JobError: The weights are spoiled, or the disk is full.
-    """
-    check_weights(session)
+def begin_epoch_if_done(session: Session) -> None:
+    """Go from the last step of an epoch to before the first of the next."""
     done = session.done
-    now = time.perf_counter()
-    done.seconds += now - session.started
-    session.started = now
-    content = {
-        **session.facts,
-        "config": session.config.to_dict(),
-        "resolved": session.resolved.to_dict(),
-        "model": session.model.backbone.state_dict(),
-        "progress": dict(vars(done)),
-    }
-    if name == LAST:
-        content["optimizer"] = session.optimizer.state_dict()
-        content["scaler"] = session.scaler.state_dict()
-        content["rng"] = of_each(torch.get_rng_state())
-        if session.resolved.device.type == "cuda":
-            content["cuda_rng"] = of_each(torch.cuda.get_rng_state(session.resolved.device))
-    if is_first():
-        with session.stop.held_off():
-            save_checkpoint(session.folder / name, content)
-    session.saved_at, session.saved_step = time.monotonic(), session.steps_done
-
-
-def save_or_stop(session: Session, asked: int) -> None:
-    """Do what was asked for after a batch.
-
-    Raises:
-        Stopped: That was to end.
-    """
-    if asked == SAVE:
-        save(session, LAST)
-    elif asked != GO_ON:
-        raise Stopped(asked)
-
-
-def save_and_end(session: Session, exit_code: int) -> None:
-    """Save in mid-epoch and end the program with the command to go on."""
-    save(session, LAST)
-    done = session.done
-    limit = "time limit: " if exit_code == TIME_LIMIT_CODE else ""
-    raise Interrupted(
-        f"{limit}stopped in epoch {done.epoch + 1} after step {done.step} of "
-        f"{session.train.steps_per_epoch}, saved; go on with: "
-        f"{resume_command(session.folder)}",
-        exit_code,
-    )
-
-
-def resume_command(folder: Path) -> str:
-    """What to type to continue a run."""
-    return f'python -m train --resume "{folder}"'
+    if done.step == session.train.steps_per_epoch:
+        done.epoch, done.step = done.epoch + 1, 0
 
 
 def check_finite(session: Session) -> None:
-    """Raise :class:`JobError` where the loss of the epoch is no longer a number."""
+    """Raise :class:`JobError` where the loss since the last evaluation is no longer a number."""
     done = session.done
     if math.isfinite(done.loss_sum):
         return
     first = (done.step - 1) // READ_STEPS * READ_STEPS + 1
     raise JobError(
         f"the loss became {done.loss_sum} in epoch {done.epoch + 1} between steps {first} and "
-        f"{done.step}; try a lower --lr or --precision fp32. {_kept(session)}"
+        f"{done.step}; try a lower --lr or --precision fp32. {kept(session)}"
     )
-
-
-def check_weights(session: Session) -> None:
-    """Raise :class:`JobError` where the last step spoiled the weights: no loss has shown it yet."""
-    if not all(bool(each.isfinite().all()) for each in session.model.parameters()):
-        raise JobError(
-            f"the weights are no longer finite after {session.done.samples_seen:,} images; try a "
-            f"lower --lr or --precision fp32. {_kept(session)}"
-        )
-
-
-def _kept(session: Session) -> str:
-    return f"The checkpoint before that is kept: {session.folder / LAST}"
-
-
-def _timed(batches: Iterator[Batch], done: Progressed) -> Iterator[Batch]:
-    """Pass batches on; the time spent waiting for each adds up in ``done.wait_s``."""
-    while True:
-        start = time.perf_counter()
-        batch = next(batches, None)
-        done.wait_s += time.perf_counter() - start
-        if batch is None:
-            return
-        yield batch

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from types import ModuleType
+from typing import Any
 
 import torch
 import torchvision
@@ -17,12 +18,28 @@ from shards.errors import UserError, unknown_name
 from shards.machine import available_memory, human_bytes
 from train.config import TrainConfig
 from train.distributed import share_sizes, size
+from train.resolution import training_sizes
 
 TIMM = "timm:"
 """Before the name of an architecture: timm's, where torchvision has one of that name too."""
 WITHOUT_AUX = {"googlenet": {"aux_logits": False, "init_weights": True},
                "inception_v3": {"aux_logits": False, "init_weights": True}}  # fmt: skip
 """Two architectures return extra heads in training unless told not to."""
+
+
+DEPTH_OPTION = {True: "drop_path_rate", False: "stochastic_depth_prob"}
+ZERO_OPTION = {True: "zero_init_last", False: "zero_init_residual"}
+"""What timm (True) and torchvision (False) call them."""
+LACKING = {
+    True: (
+        "stochastic depth (--stochastic-depth)",
+        "convnext_tiny, efficientnet_b0, timm:resnet50",
+    ),
+    False: ("last norm to begin at 0 (--zero-init)", "resnet50, timm:resnet50"),
+}
+"""What an architecture may be without, and some that have it; True for stochastic depth."""
+DEPTH_MODULES = ("StochasticDepth", "DropPath")
+"""Of torchvision and of timm."""
 
 
 class Classifier(nn.Module):
@@ -54,6 +71,18 @@ class Classifier(nn.Module):
         return logits
 
 
+def _has_depth(backbone: nn.Module) -> bool:
+    """Whether residual branches may be left out."""
+    return any(type(each).__name__ in DEPTH_MODULES for each in backbone.modules())
+
+
+def _begins_at_zero(backbone: nn.Module) -> bool:
+    return any(
+        each.ndim == 1 and name.endswith("weight") and not each.any()
+        for name, each in backbone.named_parameters()
+    )
+
+
 def list_archs() -> list[str]:
     """Names of every torchvision classification model."""
     return list(torchvision.models.list_models(module=torchvision.models))
@@ -66,22 +95,69 @@ def list_timm_archs() -> list[str]:
 
 
 def create_model(
-    arch: str, num_classes: int, mean: Sequence[float], std: Sequence[float]
+    arch: str,
+    num_classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    stochastic_depth: float | None = None,
+    zero_init: bool = False,
 ) -> Classifier:
     """A randomly initialised model.
 
+    Args:
+        arch: Its name.
+        num_classes: K.
+        mean: As in :class:`Classifier`.
+        std: As in :class:`Classifier`.
+        stochastic_depth: Probability with which the last residual branch is left out in training;
+            None for the architecture's own. Huang et al. (arXiv:1603.09382).
+        zero_init: Whether the last norm of each residual branch begins with a scale of 0; False for
+            the architecture's own way. Goyal et al. (arXiv:1706.02677), section 5.1.
+
     Raises:
-        UserError: No such architecture; the message names the nearest.
+        UserError: No such architecture (the message names the nearest), or it lacks what is asked.
     """
     check_arch(arch)
-    if is_timm(arch):
-        name = arch.removeprefix(TIMM)
-        backbone = _timm().create_model(name, pretrained=False, num_classes=num_classes)
-    else:
-        backbone = torchvision.models.get_model(
-            arch, weights=None, num_classes=num_classes, **WITHOUT_AUX.get(arch, {})
+    of_timm = is_timm(arch)
+    extra: dict[str, Any] = {}
+    if stochastic_depth is not None:
+        extra[DEPTH_OPTION[of_timm]] = stochastic_depth
+    if zero_init:
+        extra[ZERO_OPTION[of_timm]] = True
+    lacking = None
+    try:
+        backbone = _build(arch, num_classes, extra)
+    except TypeError as error:
+        lacking = next((each for each in extra if f"'{each}'" in str(error)), None)
+        if lacking is None:
+            raise
+    else:  # some builders take the word and do nothing
+        if stochastic_depth and not _has_depth(backbone):
+            lacking = DEPTH_OPTION[of_timm]
+        elif zero_init and not _begins_at_zero(backbone):
+            lacking = ZERO_OPTION[of_timm]
+    if lacking is not None:
+        what, others = LACKING[lacking in DEPTH_OPTION.values()]
+        raise UserError(
+            f"{arch} of {'timm' if of_timm else 'torchvision'} has no {what}; drop it, or choose another "
+            f"--arch, such as {others}"
         )
     return Classifier(backbone, mean, std)
+
+
+def _build(arch: str, num_classes: int, extra: dict[str, Any]) -> nn.Module:
+    if is_timm(arch):
+        name = arch.removeprefix(TIMM)
+        of_timm: nn.Module = _timm().create_model(
+            name, pretrained=False, num_classes=num_classes, **extra
+        )
+        return of_timm
+    options = WITHOUT_AUX.get(arch, {}) | extra
+    of_torchvision: nn.Module = torchvision.models.get_model(
+        arch, weights=None, num_classes=num_classes, **options
+    )
+    return of_torchvision
 
 
 def is_timm(arch: str) -> bool:
@@ -132,31 +208,34 @@ def check_batch(config: TrainConfig) -> None:
 
     A run needs several times as much; this only keeps a slip of the keyboard from the machine.
     """
-    needed, free = config.batch_size * config.image_size**2 * 3, available_memory()
+    side = max(config.image_size, *training_sizes(config))
+    needed, free = config.batch_size * side**2 * 3, available_memory()
     if needed > free:
         raise UserError(
-            f"a batch of {config.batch_size:,} images of {config.image_size} px takes "
+            f"a batch of {config.batch_size:,} images of {side} px takes "
             f"{human_bytes(needed)}, and {human_bytes(free)} of memory are free; choose a smaller "
             "--batch-size or --image-size"
         )
 
 
 def check_fit(model: Classifier, config: TrainConfig, images_per_epoch: int) -> None:
-    """Try one image of the wanted size, and where an epoch ends on a single image, that batch.
+    """Try one image of the wanted sizes, and where an epoch ends on a single image, that batch.
 
     Raises:
         UserError: The architecture cannot take the image size, or the batch of one.
     """
-    try:
-        image = torch.zeros(1, 3, config.image_size, config.image_size, dtype=torch.uint8)
-        with torch.no_grad():
-            model.eval()(image)
-    except (RuntimeError, ValueError, AssertionError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{config.arch} cannot take images of {config.image_size} px ({reason}); "
-            "try --image-size 224"
-        ) from None
+    smallest = training_sizes(config)[0]
+    for side in dict.fromkeys((config.image_size, smallest)):
+        image = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+        try:
+            with torch.no_grad():
+                model.eval()(image)
+        except (RuntimeError, ValueError, AssertionError, AttributeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            option = "image-size" if side == config.image_size else "start-size"
+            raise UserError(
+                f"{config.arch} cannot take images of {side} px ({reason}); try --{option} 224"
+            ) from None
     option = "micro-batch" if config.micro_batch else "batch-size"
     at_once = config.micro_batch or config.batch_size
     batches = (config.batch_size, images_per_epoch % config.batch_size)
@@ -170,6 +249,6 @@ def check_fit(model: Classifier, config: TrainConfig, images_per_epoch: int) -> 
         over = f" over {size()} processes" if size() > 1 else ""
         raise UserError(
             f"the last batch of an epoch ({images_per_epoch} images, --{option} {at_once}{over}) "
-            f"holds one image, on which {config.arch} cannot train at {config.image_size} px; choose "
+            f"holds one image, on which {config.arch} cannot train at {smallest} px; choose "
             f"another --{option}"
         ) from None

@@ -11,6 +11,7 @@ from train.limits import LIMITS
 from train.recipes import RECIPES, create_recipe
 from train.settings import FIELDS, Field, as_text, flatten, parse
 
+NAMED_METAVARS = {"fold": "I/N", "budget": "TIME"}
 METAVARS = {int: "N", float: "X", str: "NAME"}
 
 
@@ -39,7 +40,7 @@ class FieldOption(click.Option):
         value = flatten(recipe)[str(self.name)]
         if value != ():
             extra["default"] = as_text(str(self.name), value)
-        if self.name in LIMITS:
+        if self.name in LIMITS and self.name != "budget":  # which is typed with its unit
             extra["range"] = str(LIMITS[self.name])
         return extra
 
@@ -88,8 +89,8 @@ def _metavar(field: Field) -> str:
         return f"[{'|'.join(get_args(kind))}]"
     if get_args(kind) == (str, ...):
         return "A,B|@FILE"
-    if field.name == "fold":
-        return "I/N"
+    if field.name in NAMED_METAVARS:
+        return NAMED_METAVARS[field.name]
     if get_origin(kind) is tuple:
         return ",".join("X" for _ in get_args(kind))
     return METAVARS[kind]

@@ -18,7 +18,7 @@ from train.checkpoint import Checkpoint, checkpoint_file, load_checkpoint
 from train.explanation import Explainer, explainer
 from train.photos import PhotoBatch, Preprocessing, photo_batches
 from train.resolve import Resolved, resolve
-from train.trained import load_network
+from train.trained import load_network, run_steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ def open_predictor(path: Path, batch_size: int | None = None) -> Predictor:
     """
     file = checkpoint_file(path)
     saved = load_checkpoint(file)
-    resolved = resolve(saved.config)
+    resolved = resolve(saved.config, steps=run_steps(saved))
     if saved.shards.packing is None:
         click.echo(
             "note: the checkpoint does not say how its photographs were packed; as by default",

@@ -21,8 +21,10 @@ from train.evaluation import Evaluation, evaluate
 from train.features import cached, extract, fast_network, last_layer
 from train.interrupt import Stopped
 from train.logistic import PENALTIES, Head, LogisticRegression, Samples, importance_of
-from train.loop import Session, finish_epoch, resume_command, save, save_or_stop
+from train.loop import finish_stretch
 from train.metrics import scores
+from train.saving import resume_command, save, save_or_stop
+from train.session import Session
 
 FOLDER = "features"
 
@@ -62,9 +64,11 @@ def fit_head(session: Session, shards: Path) -> None:
             stop.exit_code,
         ) from None
     done = session.done
-    done.epoch, done.images, done.samples_seen = session.config.epochs - 1, len(train), len(train)
+    done.epoch, done.step = session.config.epochs - 1, session.train.steps_per_epoch
+    done.images = done.samples_seen = len(train)
+    done.image_size = session.config.image_size
     done.loss_sum, done.train_s = loss * len(train), time.perf_counter() - start
-    finish_epoch(session, result)
+    finish_stretch(session, result)
 
 
 def _features(session: Session, shards: Path) -> tuple[Samples, torch.Tensor, Samples]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ WAIT = "wait for the loader"
 
 def profiled(
     batches: Iterator[Batch], steps: int, folder: Path, say: Callable[[str], None]
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Pass batches on while the profiler watches what the loop does with them.
 
     Args:

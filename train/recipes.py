@@ -27,7 +27,7 @@ def baseline() -> TrainConfig:
 
     ``python -m train --arch resnet101 --recipe baseline``: 20 epochs of the balanced CSV at 384 px,
     AdamW, cosine per epoch without warm-up, published test mIoU 75.2 after 16 h 43 min on one
-    48 GB GPU. README.md lists where this differs from the original.
+    48 GB GPU. docs/from-baseline.md lists where this differs from the original.
     """
     return TrainConfig(recipe="baseline", amp="fp16")
 

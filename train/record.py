@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,26 +42,26 @@ def step_values(loss: float, lr: float, image_size: int) -> dict[str, float]:
 
 
 def epoch_values(
-    done: Progressed, val: Evaluation, *, lr: float, image_size: int, device: torch.device
+    done: Progressed, val: Evaluation, seconds: Mapping[str, float], *, device: torch.device
 ) -> dict[str, float]:
     """After each evaluation.
 
     Args:
         done: Sums and clocks since the last evaluation, not yet set back.
         val: Its result.
-        lr: Of the last step.
-        image_size: Of the last step [px].
+        seconds: What the time since then went to (:func:`train.timing.add_up`).
         device: Whose memory is reported.
     """
     return {
         "train/loss": done.loss_sum / done.images,
-        "train/lr": lr,
-        "train/image_size": image_size,
+        "train/lr": done.lr,
+        "train/image_size": done.image_size,
         "train/images_per_s": done.images / done.train_s,
         "train/data_wait": done.wait_s / done.train_s,
         "val/loss": val.loss,
         **{f"val/{name}": value for name, value in val.scores.as_dict().items()},
         "val/seconds": val.seconds,
+        **{f"time/{name}_s": value for name, value in seconds.items()},
         **memory_values(device),
     }
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -68,12 +69,11 @@ class Resolved:
             "hw_decoder_load": f"{self.hw_decoder_load:g}",
             "threads": self.threads,
             "prefetch": self.prefetch,
-            "micro_batch": self.micro_batch,
+            "micro_batch": self.micro_batch or "batch",
         }
         without = {
             "compile_mode": not self.compile,
             "hw_decoder_load": self.loader != "dali",
-            "micro_batch": self.micro_batch is None,
         }
         return {name: value for name, value in content.items() if not without.get(name)}
 
@@ -85,12 +85,13 @@ class Resolved:
         )
 
 
-def resolve(config: TrainConfig, url: str | None = None) -> Resolved:
+def resolve(config: TrainConfig, url: str | None = None, *, steps: float = math.inf) -> Resolved:
     """Decide what the configuration leaves open, and set torch up accordingly.
 
     Args:
         config: What is asked for.
         url: Where shards are streamed from, if they are.
+        steps: Of a run; 0 for a single pass over some images.
 
     Raises:
         UserError: Something was asked for that this machine does not have.
@@ -98,7 +99,7 @@ def resolve(config: TrainConfig, url: str | None = None) -> Resolved:
     device, device_reason = choose_device(config.device)
     precision, precision_reason = choose_precision(config.precision, config.amp, device)
     channels_last, format_reason = choose_memory_format(config.memory_format, device)
-    compiled, compile_reason = choose_compile(config.compile, device)
+    compiled, compile_reason = choose_compile(config.compile, device, steps=steps)
     loader, loader_reason = config.loader, "asked for"
     if loader == "auto" and url is not None:
         loader, loader_reason = "webdataset", "the shards are streamed"
@@ -149,6 +150,12 @@ def resolve(config: TrainConfig, url: str | None = None) -> Resolved:
     )
 
 
+def with_choice(resolved: Resolved, name: str, value: Any, reason: str) -> Resolved:
+    """The same with one more choice, made where it can be."""
+    reasons = resolved.reasons | {name: reason}
+    return replace(resolved, **{name: value, "reasons": reasons})
+
+
 def _cores_reason(cores: int) -> str:
     shared = f" for each of {local_size()} processes" if local_size() > 1 else ""
     return f"{cores} cores allowed{shared}"
@@ -167,6 +174,8 @@ class _Found:
         if asked not in (None, "auto"):
             return asked, "asked for"
         if tuned is None or (found := getattr(tuned, name)) is None:
+            return default, why
+        if name == "threads" and local_size() > 1:  # it was found for one process
             return default, why
         if name == "micro_batch":
             measured = (tuned.arch, tuned.image_size, tuned.batch_size)

@@ -19,7 +19,10 @@ from train.checkpoint import (
     previous,
 )
 from train.distributed import from_first, own_seed, rank, size
-from train.loop import Session, save
+from train.length import StepCount, as_epoch
+from train.optimizer import set_rate
+from train.saving import save
+from train.session import Session
 from train.source import ShardSource
 
 
@@ -59,8 +62,15 @@ def restore(session: Session, saved: Checkpoint) -> None:
         if saved.optimizer is None or saved.scaler is None or saved.rng is None:
             raise ValueError("there is no optimizer, scaler or random state")
         _check_position(session, saved.progress)
-        session.model.backbone.load_state_dict(saved.model)
+        if session.average is None:
+            session.model.backbone.load_state_dict(saved.model)
+        elif saved.stepped is None:
+            raise ValueError("there are no weights behind the average")
+        else:
+            session.model.backbone.load_state_dict(saved.stepped)
+            session.average.model.backbone.load_state_dict(saved.model)
         load_optimizer(session.optimizer, saved.optimizer)
+        set_rate(session.optimizer, saved.progress.lr)
         if saved.scaler:  # empty where the run had no need of one
             session.scaler.load_state_dict(saved.scaler)
         _restore_random_state(session, saved)
@@ -71,8 +81,8 @@ def restore(session: Session, saved: Checkpoint) -> None:
         (saved.versions, session.facts["versions"]),
     ):
         for name, value in now.items():
-            if before.get(name) != value:
-                session.log.say(f"note: {name} is {value} now, was {before.get(name)}")
+            if before.get(name, value) != value:
+                session.log.say(f"note: {name} is {value} now, was {before[name]}")
 
 
 def _restore_random_state(session: Session, saved: Checkpoint) -> None:
@@ -106,12 +116,19 @@ def _own(state: torch.Tensor) -> torch.Tensor:
 
 def _check_position(session: Session, done: Progressed) -> None:
     """Raise ValueError where a run of this configuration cannot have come to."""
-    config, train = session.config, session.train
-    images = min(done.step * config.batch_size, train.samples_per_epoch)
-    seen = done.epoch * train.samples_per_epoch + images
-    counted = (done.images, done.samples_seen)
-    if done.step > train.steps_per_epoch or counted != (images, seen):
+    steps_per_epoch, length = session.train.steps_per_epoch, session.length
+    seen = _images_after(session, done.epoch * steps_per_epoch + done.step)
+    images = done.images  # of a run by time: nobody knows when it was evaluated last
+    if isinstance(length, StepCount):
+        images = seen - _images_after(session, length.evaluated_after(done.evaluations))
+    if done.step > steps_per_epoch or (done.images, done.samples_seen) != (images, seen):
         raise ValueError(f"no run of this configuration comes to {done}")
+
+
+def _images_after(session: Session, steps: int) -> int:
+    """Training images of so many steps."""
+    epochs, rest = divmod(steps, session.train.steps_per_epoch)
+    return epochs * session.train.samples_per_epoch + rest * session.config.batch_size
 
 
 def _restore_best(session: Session) -> None:
@@ -128,26 +145,31 @@ def _restore_best(session: Session) -> None:
         return
     problems = []
     for file in (path, previous(path)):
-        problem = _what_else(file, done.best_epoch)
+        problem = _what_else(session, file)
         if problem is None:
             file.replace(path)
             return
         problems.append(problem)
-    if done.best_epoch == done.epoch and not done.step:
+    if done.best_epoch == _epoch(session, done) and not done.images:
         save(session, BEST)
         return
     raise UserError(
-        f"{problems[0]}, the run's best is of epoch {done.best_epoch}; put that file back, or start "
+        f"{problems[0]}, the run's best is of epoch {done.best_epoch:g}; put that file back, or start "
         "a new run"
     )
 
 
-def _what_else(file: Path, epoch: int) -> str | None:
-    """What a checkpoint is instead of that of an epoch; None where it is that one."""
+def _what_else(session: Session, file: Path) -> str | None:
+    """What a checkpoint is instead of the run's best; None where it is that one."""
     if not file.is_file():
         return f"{file} is missing"
     try:
-        found = load_checkpoint(file).progress.epoch
+        found = _epoch(session, load_checkpoint(file).progress)
     except UserError as error:
         return error.format_message()
-    return None if found == epoch else f"{file} is of epoch {found}"
+    return None if found == session.done.best_epoch else f"{file} is of epoch {found:g}"
+
+
+def _epoch(session: Session, progress: Progressed) -> float:
+    steps = session.train.steps_per_epoch
+    return as_epoch(progress.epoch * steps + progress.step, steps)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import platform
-import shlex
-import sys
 import time
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import replace
@@ -16,20 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
+from torch import nn
 
 from shards.errors import Interrupted, JobError, ShardError, UserError
 from shards.format import Manifest
-from shards.machine import human_time
 from shards.reader import ShardSet
-from train.batches import count_eval_images, train_loader, val_loader
+from train.announce import announce
+from train.auto import resolve_for_run
+from train.batches import train_loader, val_loader
+from train.budget import time_budget
 from train.checkpoint import (
-    BEST,
     LAST,
     Checkpoint,
     Progressed,
-    checked_content,
     has_checkpoint,
-    load_checkpoint,
     load_last,
 )
 from train.config import TrainConfig
@@ -42,34 +39,29 @@ from train.distributed import (
     parallel,
     size,
 )
-from train.estimate import Estimate, estimate
+from train.ema import WeightAverage
 from train.evaluation import (
-    Evaluation,
-    evaluate,
-    evaluate_split,
     prepare_model,
-    published_lines,
-    result_row,
 )
 from train.features import last_layer
+from train.finish import finish
 from train.folder import check_new_folder, default_folder, held, new_folder, throwaway_folder
 from train.full_disk import full_disk_as_job_error
-from train.interrupt import GO_ON, SAVE, Stopped, StopRequest
-from train.log import CONFIG, SUMMARY, RunLog
-from train.loop import Session, fit, resume_command, save
+from train.interrupt import StopRequest
+from train.length import Length, step_count
+from train.log import SUMMARY, RunLog
+from train.loop import fit
 from train.models import check_arch, check_batch, check_fit, create_model
 from train.optimizer import create_optimizer
 from train.pretrained import load_start, with_start
 from train.probe import fit_head
-from train.record import final_pictures, final_values, hyperparameters
 from train.resolve import resolve
 from train.restore import check_same_set, restore
 from train.safety import Safety
+from train.saving import resume_command, save
+from train.session import Session
 from train.source import ShardSource, recorded_source, shard_source
 from train.wandb_log import WandbRun, check_wandb
-
-LONG_S = 3600.0
-"""A run on a CPU that is expected to take longer comes with advice."""
 
 
 def start_run(
@@ -93,7 +85,7 @@ def start_run(
     safety = safety or Safety()
     if not config.fast_dev_run:
         return _run(config, source, manifest, new_folder(folder, config), safety)
-    config = replace(config, epochs=1)
+    config = replace(config, epochs=1, samples=None, budget=None, eval_every=1.0)
     if folder is not None:
         return _run(config, source, manifest, new_folder(folder, config), safety)
     try:
@@ -148,27 +140,41 @@ def _run(
     check_processes(config)
     if config.wandb:
         check_wandb()
+    began = safety.started - (saved.progress.seconds if saved else 0.0)
     resolved = resolve(config, source.url)
     torch.manual_seed(config.seed)
     with ExitStack() as opened:
         train = opened.enter_context(closing(train_loader(config, resolved, shards)))
         val = opened.enter_context(closing(val_loader(config, resolved, shards)))
-        model = create_model(config.arch, manifest.num_classes, config.mean, config.std)
+        steps = step_count(config, train)
+        model = create_model(
+            config.arch,
+            manifest.num_classes,
+            config.mean,
+            config.std,
+            stochastic_depth=config.stochastic_depth,
+            zero_init=config.zero_init,
+        )
         start = load_start(model.backbone, config, manifest.num_classes) if saved is None else None
         asked = replace(config, micro_batch=resolved.micro_batch)
         check_fit(model, asked, train.samples_per_epoch)
         network = prepare_model(model, resolved)
+        resolved = resolve_for_run(config, resolved, steps, model, manifest.num_classes)
+        average = None if config.ema is None else WeightAverage(model, config.ema)
         head = None
         if config.backbone_lr != 1:
             head = last_layer(model.backbone, manifest.num_classes)
-        averaged = parallel(network, sync_batchnorm=config.sync_batchnorm)
+        ways = {
+            "network": network,
+            "parallel": parallel(network, sync_batchnorm=config.sync_batchnorm),
+            "evaluated": network if average is None else average.model,
+        }
         if resolved.compile:
-            alone = averaged is network
-            mode = resolved.compile_mode
-            network = torch.compile(network, dynamic=False, mode=mode)  # type: ignore[assignment]
-            averaged = (
-                network if alone else torch.compile(averaged, dynamic=False, mode=mode)  # type: ignore[assignment]
-            )
+            made = {each: _compiled(each, resolved.compile_mode) for each in set(ways.values())}
+            ways = {name: made[each] for name, each in ways.items()}
+        length: Length = steps
+        if config.budget is not None:
+            length = time_budget(config, resolved, steps, ways["evaluated"], val, shards, began)
         # A folder is made once nothing can be refused.
         folder = from_first(lambda: opened.enter_context(place))
         opened.enter_context(full_disk_as_job_error(folder))
@@ -184,8 +190,11 @@ def _run(
             config=config,
             resolved=resolved,
             model=model,
-            network=network,
-            parallel=averaged,
+            network=ways["network"],
+            parallel=ways["parallel"],
+            evaluated=ways["evaluated"],
+            average=average,
+            length=length,
             optimizer=create_optimizer(model, config, resolved.device, head),
             scaler=torch.amp.GradScaler(resolved.device.type, enabled=resolved.precision == "fp16"),
             train=train,
@@ -196,6 +205,7 @@ def _run(
             stop=opened.enter_context(StopRequest(safety)),
             facts=_facts(manifest, source, train),
             safety=safety,
+            started=time.perf_counter() - (time.monotonic() - safety.started),
             profile=config.profile,
         )
         try:
@@ -206,14 +216,14 @@ def _run(
             else:
                 restore(session, saved)
             with refusals_as_job_errors():
-                _announce(session, manifest, source)
+                announce(session, manifest, source)
                 if start is not None:
                     log.say(start)
                 if config.head != "random":
                     fit_head(session, shards)
                 if config.head != "only":
                     fit(session)
-                return _finish(session, manifest, shards)
+                return finish(session, manifest, shards)
         except ShardError as error:
             failed = JobError(f"{error.format_message()}. {_way_on(folder)}")
             _note_end(log, failed)
@@ -221,6 +231,11 @@ def _run(
         except (Interrupted, JobError) as error:
             _note_end(log, error)
             raise
+
+
+def _compiled(network: nn.Module, mode: str) -> nn.Module:
+    made: nn.Module = torch.compile(network, dynamic=False, mode=mode)  # type: ignore[assignment]
+    return made
 
 
 def check_shards(directory: Path, manifest: Manifest) -> None:
@@ -276,175 +291,4 @@ def versions() -> dict[str, str]:
         "torch": str(torch.__version__),  # a class of its own, which a checkpoint must not hold
         "torchvision": str(torchvision.__version__),
         "numpy": np.__version__,
-    }
-
-
-def _announce(session: Session, manifest: Manifest, source: ShardSource) -> None:
-    """Say what will run, with which choices, and how long it is going to take."""
-    config, say = session.config, session.log.say
-    session.log.write_json(
-        CONFIG,
-        {
-            "config": config.to_dict(),
-            "resolved": session.resolved.to_dict(),
-            **session.facts,
-            "command": _command(session.log.folder, source),
-        },
-    )
-    parameters = sum(each.numel() for each in session.model.parameters())
-    say(
-        f"{config.arch} ({parameters / 1e6:.1f} M parameters), recipe {config.recipe}, "
-        f"{config.epochs} epoch{'s' * (config.epochs > 1)} of {session.train.samples_per_epoch:,} images at "
-        f"{config.image_size} px, batch {config.batch_size}{_over_ranks()}; {manifest.num_classes} classes "
-        f"of {source}"
-    )
-    say(str(session.resolved))
-    chosen = str(config.train_subset)
-    say(
-        f"sampling {config.sampling}{f' ({chosen})' if chosen else ''}, order "
-        f"{session.facts['order_hash']}; run {session.folder}"
-    )
-    stored_side = manifest.options.get("short_side", config.image_size)
-    if config.image_size > stored_side:
-        say(
-            f"warning: image size {config.image_size} exceeds the shorter side that {source} "
-            f"stores ({stored_side}); images will be blurred up: pack again with --short-side "
-            f"{config.image_size} or more"
-        )
-    if session.resolved.loader == "synthetic":
-        say("note: synthetic images: the scores mean nothing, only the speed does")
-    if config.overfit_batches is not None:
-        say(
-            f"note: training on {session.train.samples_per_epoch:,} images alone, and they are val, "
-            "too: the scores say whether the network can learn them by heart, nothing else"
-        )
-    if config.fast_dev_run:
-        say("note: fast dev run: one step, one batch of val; the scores mean nothing")
-    if session.done.samples_seen:
-        say(f"resuming in epoch {session.done.epoch + 1} after step {session.done.step}")
-    if config.fast_dev_run:
-        return  # an estimate takes longer than the run
-    expected = estimate(session, count_eval_images(config, source.directory, "test"))
-    say(
-        f"expected: {human_time(expected.seconds)} (step {expected.step_images_per_s:,.0f} img/s, "
-        f"loader {expected.loader_images_per_s:,.0f} img/s, each measured alone)"
-    )
-    if advice := quicker_way(session, expected, source):
-        say(advice)
-
-
-def quicker_way(session: Session, expected: Estimate, source: ShardSource) -> str | None:
-    """What to type for a good model in minutes, where a run without a GPU takes hours."""
-    on_gpu = session.resolved.device.type != "cpu"
-    if on_gpu or session.config.head == "only" or expected.seconds <= LONG_S:
-        return None
-    return (
-        "there is no GPU here: for a good model in minutes, stop this run (Ctrl-C) and type: "
-        f'python -m train --recipe probe --shards "{source}"'
-    )
-
-
-def _over_ranks() -> str:
-    return f" over {size()} processes" if size() > 1 else ""
-
-
-def _command(folder: Path, source: ShardSource) -> str:
-    """The command that began the run; of a URL, which may hold a key, without what may be one."""
-    with suppress(OSError, ValueError, KeyError, TypeError):  # a resumed run has it already
-        return str(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["command"])
-    hidden = source.url or "\0"
-    return shlex.join(each.replace(hidden, str(source)) for each in sys.orig_argv)
-
-
-def _finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any]:
-    """Test the best epoch and write the summary."""
-    config, done, log = session.config, session.done, session.log
-    best = from_first(lambda: load_checkpoint(session.folder / BEST))
-    with checked_content(session.folder / BEST):
-        session.model.backbone.load_state_dict(best.model)
-    has_test = not config.is_trial and count_eval_images(config, shards, "test") > 0
-    split = "test" if has_test else "val"
-    try:
-        result = _evaluate_best(session, shards, split)
-    except Stopped as stop:
-        raise Interrupted(
-            f"stopped before the {split} result; for it: {resume_command(session.folder)}",
-            stop.exit_code,
-        ) from None
-    seconds = done.seconds + time.perf_counter() - session.started
-    summary = _summary(session, manifest, split, result, seconds)
-    log.write_json(SUMMARY, summary)
-    log.figures(done.samples_seen, final_pictures(split, result, manifest.class_names))
-    log.result(
-        hyperparameters(config.to_dict(), session.resolved.to_dict()),
-        final_values(split, result, done.best_miou),
-    )
-    log.say(
-        f"best epoch {done.best_epoch} of {done.epoch} (val mIoU {done.best_miou:.4f}); recipe "
-        f"{config.recipe}, {done.samples_seen:,} samples seen in {human_time(seconds)}"
-    )
-    log.say(result_row(split, result))
-    if bad := session.train.bad_samples:
-        log.say(f"skipped in training: {len(bad)} damaged photograph{'s' * (len(bad) > 1)}")
-    if has_test:
-        for line in published_lines(manifest, config):
-            log.say(line)
-    if not config.is_trial:
-        log.say(
-            f'evaluate it again: python -m train.evaluate "{session.folder / BEST}" --split {split}'
-        )
-    return summary
-
-
-def _stop_if_asked(session: Session) -> None:
-    """In the final test, where all is saved already."""
-    if (asked := session.asked()) not in (GO_ON, SAVE):
-        raise Stopped(asked)
-
-
-def _evaluate_best(session: Session, shards: Path, split: str) -> Evaluation:
-    config, resolved = session.config, session.resolved
-    if not config.is_trial:
-        return evaluate_split(
-            session.network,
-            config,
-            resolved,
-            shards,
-            split,
-            session.num_classes,
-            after_batch=lambda: _stop_if_asked(session),
-        )
-    return evaluate(
-        session.network,
-        session.val,
-        resolved,
-        session.num_classes,
-        pad_to=config.batch_size if resolved.compile else None,
-        after_batch=lambda: _stop_if_asked(session),
-    )
-
-
-def _summary(
-    session: Session, manifest: Manifest, split: str, result: Evaluation, seconds: float
-) -> dict[str, Any]:
-    config, done = session.config, session.done
-    return {
-        split: result.scores.as_dict(),
-        f"{split}_images": result.images,
-        "val_miou": done.best_miou,
-        "best_epoch": done.best_epoch,
-        "epochs": done.epoch,
-        "bad_samples": len(session.train.bad_samples),
-        "seconds": seconds,
-        "samples_seen": done.samples_seen,
-        "images_per_s": done.samples_seen / seconds,
-        "arch": config.arch,
-        "recipe": config.recipe,
-        "image_size": config.image_size,
-        "sampling": config.sampling,
-        "subset": str(config.train_subset),
-        "trial": config.is_trial,
-        "num_classes": manifest.num_classes,
-        "resolved": session.resolved.to_dict(),
-        **{name: session.facts[name] for name in ("shards", "order_hash", "versions")},
     }

@@ -59,6 +59,14 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def duration_text(seconds: float) -> str:
+    """The reverse of :func:`parse_duration`, in the largest unit that is exact."""
+    for unit, length in UNITS_S.items():
+        if seconds % length == 0:
+            return f"{seconds // length:.0f}{unit}"
+    return f"{seconds}s"
+
+
 def duration_of(_context: click.Context, param: click.Parameter, value: str | None) -> float | None:
     """``3h55m`` -> seconds."""
     try:

@@ -7,31 +7,19 @@ import math
 from train.config import TrainConfig
 
 
-def scheduled_rate(config: TrainConfig, epoch: int, step: int, steps_per_epoch: int) -> float:
-    """The rate of one step, by the schedule of the recipe.
+def rate_at(config: TrainConfig, progress: float) -> float:
+    """The rate of a step: a linear rise in the warm-up, then what the schedule's name says.
 
-    ``cosine-epoch`` falls once an epoch. The others move with every step, and take the progress in
-    the middle of it.
+    ``cosine-epoch`` falls once an epoch, at the first step of each; of a run that is not counted in
+    epochs, as often as its configuration has epochs.
 
     Args:
         config: Its schedule, rates, warm-up and epochs.
-        epoch: From 0 on.
-        step: Of the epoch, from 0 on.
-        steps_per_epoch: In every epoch.
+        progress: Share of the run that is done in the middle of the step, in [0, 1].
     """
     if config.schedule == "cosine-epoch":
+        epoch = min(int(progress * config.epochs), config.epochs - 1)
         return cosine_per_epoch(epoch, config.epochs, config.lr, config.min_lr)
-    progress = (epoch + (step + 0.5) / steps_per_epoch) / config.epochs
-    return rate_at(config, progress)
-
-
-def rate_at(config: TrainConfig, progress: float) -> float:
-    """The rate of a schedule by step: a linear rise in the warm-up, then what its name says.
-
-    Args:
-        config: Its schedule, rates and warm-up.
-        progress: Share of the run that is done, in [0, 1].
-    """
     if progress < config.warmup:
         return config.lr * progress / config.warmup
     if config.schedule == "constant":

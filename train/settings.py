@@ -25,11 +25,14 @@ from shards.settings import local_table, read_toml
 from train.config import TrainConfig
 from train.limits import check_limits
 from train.recipes import create_recipe
+from train.safety import duration_text, parse_duration
 
 ENVIRONMENT = "HYPHAE_TRAIN_"
 AUTO, NONE = "auto", "none"
 """How text says that a field is not set: of what is then chosen by itself, and of the rest."""
 CHOSEN = ("threads", "prefetch", "hw_decoder_load", "micro_batch")
+LENGTHS = ("epochs", "samples", "budget")
+"""Three ways to say how long a run is: the strongest layer that has one of them decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,10 @@ def parse(name: str, text: str) -> Any:
     kind, parts = field.kind, get_args(field.kind)
     if kind is str:
         return text
+    if name == "budget":
+        value = parse_duration(text)
+        check_limits(name, value)
+        return value
     if kind is bool:
         return _one_of(name, ("true", "false"), text) == "true"
     if get_origin(kind) is Literal:
@@ -156,6 +163,8 @@ def as_text(name: str, value: Any) -> str:
         return AUTO if name in CHOSEN else NONE
     if isinstance(value, bool):
         return str(value).lower()
+    if name == "budget":
+        return duration_text(value)
     if isinstance(value, tuple):
         return ("/" if name == "fold" else ",").join(map(str, value))
     return str(value)
@@ -194,23 +203,42 @@ def settle(layers: Sequence[Layer]) -> Settings:
     """
     chosen: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    length: str | None = None
     for layer in layers:
         for name in layer.values:
             if name not in FIELDS:
                 raise UserError(f"{layer.source}: {unknown_name('field', name, FIELDS)}")
+        given = _length(layer)
         for name, value in layer.values.items():
-            if name in chosen:
+            if name in chosen or (length is not None and name in LENGTHS):
                 continue
             try:
                 chosen[name] = parse(name, value) if isinstance(value, str) else value
             except ValueError as error:
                 raise UserError(f"{layer.source}: {error}") from None
             sources[name] = layer.source
+        length = length or given
     recipe = chosen.get("recipe", "baseline")
     base = flatten(create_recipe(recipe))
+    if length is not None:  # the recipe may have another one
+        base |= {name: None for name in ("samples", "budget") if name != length}
     plain = _nested(base | chosen)
     defaults = dict.fromkeys(FIELDS, f"recipe {recipe}")
     return Settings(TrainConfig.from_dict(plain), defaults | sources)
+
+
+def _length(layer: Layer) -> str | None:
+    """Which of :data:`LENGTHS` a layer has.
+
+    Raises:
+        UserError: More than one.
+    """
+    found = [name for name in LENGTHS if layer.values.get(name) not in (None, NONE)]
+    if len(found) > 1:
+        raise UserError(
+            f"{layer.source}: {' and '.join(found)} each say how long the run is; give one of them"
+        )
+    return found[0] if found else None
 
 
 def flatten(config: TrainConfig) -> dict[str, Any]:
@@ -232,16 +260,20 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_toml(settings: Settings) -> str:
     """A file for ``--config``, with where each value came from behind it."""
-    lines = [f"{name} = {_toml(name, value)}" for name, value in flatten(settings.config).items()]
-    width = min(48, max(map(len, lines)))
-    return "".join(
-        f"{line:<{width}}  # {settings.sources[name]}\n"
-        for name, line in zip(FIELDS, lines, strict=True)
-    )
+    values = flatten(settings.config)
+    length = next((name for name in ("samples", "budget") if values[name] is not None), "epochs")
+    # Of the three lengths a file gives the one that counts.
+    lines = {
+        name: f"{name} = {_toml(name, value)}"
+        for name, value in values.items()
+        if name not in LENGTHS or name == length
+    }
+    width = min(48, max(map(len, lines.values())))
+    return "".join(f"{line:<{width}}  # {settings.sources[name]}\n" for name, line in lines.items())
 
 
 def _toml(name: str, value: Any) -> str:
-    if value is None:
+    if value is None or name == "budget":
         return json.dumps(as_text(name, value))
     if isinstance(value, tuple):
         return f"[{', '.join(_toml(name, each) for each in value)}]"

@@ -103,8 +103,10 @@ def _on(source: ShardSource, saved: Checkpoint, file: Path) -> Trained:
             f"{source} has {manifest.num_classes} classes, the checkpoint was trained on "
             f"{len(saved.class_names)} others; pass the shard set of its run with --shards"
         )
-    resolved = resolve(saved.config, source.url)
+    resolved = resolve(saved.config, source.url, steps=run_steps(saved))
     for name, value in resolved.to_dict().items():
+        if name == "micro_batch":  # of training
+            continue
         if saved.resolved and (before := saved.resolved.get(name)) != value:
             click.echo(f"note: {name} is {value} here, the run had {before}")
     if manifest.fingerprint != saved.shards.fingerprint:
@@ -119,6 +121,11 @@ def _on(source: ShardSource, saved: Checkpoint, file: Path) -> Trained:
     )
 
 
+def run_steps(saved: Checkpoint) -> float:
+    """As many steps as let :func:`train.resolve.resolve` compile where the run did, and only there."""
+    return math.inf if saved.resolved.get("compile") else 0
+
+
 def load_network(saved: Checkpoint, file: Path, resolved: Resolved) -> nn.Module:
     """The model of a checkpoint on its device, in evaluation mode, compiled or not.
 
@@ -127,5 +134,5 @@ def load_network(saved: Checkpoint, file: Path, resolved: Resolved) -> nn.Module
     """
     network = prepare_model(model_from_checkpoint(saved, file), resolved).eval()
     if resolved.compile:
-        network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
+        network = torch.compile(network, dynamic=False, mode=resolved.compile_mode)  # type: ignore[assignment]
     return network

@@ -27,6 +27,7 @@ from shards.format import key_name
 from shards.reader import ShardSet
 
 SIZE = 64
+SMALL = 48
 BATCH = 10  # of 36 train rows: a last batch of 6
 BACKENDS = ["opencv", "torchvision", "synthetic", pytest.param("dali-cpu", marks=pytest.mark.dali)]
 DECODING = [each for each in BACKENDS if each != "synthetic"]
@@ -123,6 +124,32 @@ class TestContract:
         assert ids_of(resumed) == ids_of(unbroken)[2:]
         for one, other in zip(resumed, unbroken[2:], strict=True):
             assert torch.equal(one.images, other.images)
+
+    def test_images_of_another_size_are_those_of_a_loader_opened_for_it(
+        self, backend: str, open_loader: Open
+    ) -> None:
+        loader = open_loader(backend)
+        list(loader.epoch(0))
+        smaller = list(loader.epoch(1, 1, SMALL))
+        again = list(loader.epoch(1))
+        assert [tuple(batch.images.shape[1:]) for batch in smaller] == [(3, SMALL, SMALL)] * 3
+        assert all(
+            batch.images.is_contiguous(memory_format=torch.channels_last) for batch in smaller
+        )
+        assert ids_of(smaller) == ids_of(again)[1:]
+        for size, batches in ((SMALL, smaller), (SIZE, again[1:])):
+            for mine, theirs in zip(
+                batches, open_loader(backend, image_size=size).epoch(1, 1), strict=True
+            ):
+                assert backend == "synthetic" or torch.equal(mine.images, theirs.images)
+
+    def test_a_size_beyond_the_loaders_own_is_refused(
+        self, backend: str, open_loader: Open
+    ) -> None:
+        with pytest.raises(ValueError, match=r"^this loader makes images of 64 px, not of 65$"):
+            next(open_loader(backend).epoch(0, 0, SIZE + 1))
+        with pytest.raises(ValueError, match=r"^this loader makes images of 64 px, not of 48$"):
+            next(open_evaluation(open_loader, backend).epoch(0, 0, SMALL))
 
     def test_a_kept_batch_does_not_change(self, backend: str, open_loader: Open) -> None:
         loader = open_loader(backend, prefetch=1)

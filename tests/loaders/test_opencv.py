@@ -298,21 +298,29 @@ class TestRing:
 
     def test_buffers_that_come_back_beyond_the_bound_are_freed(self) -> None:
         ring = BatchRing(2, 8, keep=3, pinned=False)
-        many = [ring.take(2) for _ in range(10)]
+        many = [ring.take(2, 8) for _ in range(10)]
         addresses = {each.data_ptr() for each in many}
         del many
         assert len(ring._free) == 3
-        again = [ring.take(count).data_ptr() for count in (2, 1, 2)]
+        again = [ring.take(count, 8).data_ptr() for count in (2, 1, 2)]
         assert set(again) <= addresses
         ring.clear()
         assert not ring._free
 
     def test_a_short_batch_is_the_front_of_a_whole_buffer(self) -> None:
         ring = BatchRing(4, 8, keep=3, pinned=False)
-        address = ring.take(4).data_ptr()
-        short = ring.take(1)
+        address = ring.take(4, 8).data_ptr()
+        short = ring.take(1, 8)
         assert short.shape == (1, 8, 8, 3)
         assert short.data_ptr() == address
+
+    def test_smaller_images_lie_in_the_same_buffers_without_a_gap(self) -> None:
+        ring = BatchRing(4, 8, keep=3, pinned=False)
+        address = ring.take(4, 8).data_ptr()
+        small = ring.take(4, 6)
+        assert small.shape == (4, 6, 6, 3)
+        assert small.is_contiguous()
+        assert small.data_ptr() == address
 
 
 class TestThreads:

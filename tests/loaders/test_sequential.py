@@ -95,6 +95,14 @@ def test_a_batch_keeps_the_contract(open_loader: Open, several_shards: Path) -> 
             assert batch.labels.dtype == batch.ids.dtype == torch.int64
 
 
+def test_images_may_come_smaller_in_the_same_order(open_loader: Open) -> None:
+    loader = open_loader()
+    small, whole = list(loader.epoch(1, 2, SIZE // 2)), list(loader.epoch(1, 2))
+    assert [batch.images.shape[-1] for batch in small] == [SIZE // 2] * len(whole)
+    assert shown(small) == shown(whole)
+    assert torch.equal(pixels(small), pixels(list(open_loader(image_size=SIZE // 2).epoch(1, 2))))
+
+
 def test_images_are_those_of_their_ids(
     open_loader: Open, tmp_path: Path, jpeg: Callable[..., bytes], pack_set: Callable[..., Any]
 ) -> None:

@@ -194,6 +194,11 @@ class TestRepeating:
         unbroken = list(open_loader().epoch(4))
         assert_same(list(open_loader().epoch(4, first_step)), unbroken[first_step:])
 
+    def test_images_may_come_smaller_in_the_same_order(self, open_loader: Open) -> None:
+        small = list(open_loader().epoch(1, 3, SIZE // 2))
+        assert_same(small, list(open_loader(image_size=SIZE // 2).epoch(1, 3)))
+        assert small[0].images.shape[-1] == SIZE // 2
+
     def test_two_epochs_may_be_open_at_a_time(self, open_loader: Open) -> None:
         loader = open_loader()
         expected = list(open_loader().epoch(0))

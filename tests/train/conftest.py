@@ -36,8 +36,11 @@ TINY_ARCH = "tinynet"
 TRAINER = Path(__file__).with_name("trainer.py")
 APPEAR_S = 120
 BATCH_SIZE = 5  # 36 rows: eight steps an epoch, the last of one image; val: five and one
-TIMES = ("train/images_per_s", "train/data_wait", "val/seconds", "memory/host_gib")
-PROGRESS_TIMES = ("seconds", "train_s", "wait_s")
+TIMES = (
+    "train/images_per_s", "train/data_wait", "val/seconds", "memory/host_gib",
+    *(f"time/{each}_s" for each in ("wait", "copy", "step", "evaluation", "logging")),
+)  # fmt: skip
+PROGRESS_TIMES = ("seconds", "train_s", "wait_s", "copy_s", "step_s", "spent")
 
 
 def build_tinynet(*, weights: None = None, num_classes: int = 1000) -> nn.Module:
@@ -219,7 +222,7 @@ def outcome_of() -> Callable[[Path], dict[str, Any]]:
             "best weights": plain(best["model"]),
             "best progress": without(best["progress"], PROGRESS_TIMES),
             "metrics": [without(each, TIMES) for each in read_metrics(folder)],
-            "summary": without(summary, ("seconds", "images_per_s")),
+            "summary": without(summary, ("seconds", "seconds_of", "images_per_s")),
         }
 
     return outcome

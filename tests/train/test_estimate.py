@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 import torch
 
+import train.announce
 import train.estimate
-import train.run
+from train.announce import quicker_way
 from train.checkpoint import LAST, load_content
 from train.estimate import Estimate
 from train.log import LOG
-from train.run import quicker_way
 from train.source import ShardSource
 
 
 def test_the_estimate_changes_nothing_in_a_run(
     tmp_path: Path, train_tiny: Any, finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train.run, "estimate", lambda *_: Estimate(1.0, 1.0, 1.0))
+    monkeypatch.setattr(train.announce, "estimate", lambda *_: Estimate(1.0, 1.0, 1.0))
     train_tiny(tmp_path / "run")
     ours, without = (load_content(each / LAST) for each in (finished_run, tmp_path / "run"))
     assert all(torch.equal(ours["model"][name], each) for name, each in without["model"].items())

@@ -205,8 +205,10 @@ class Losing:
         self._loader = loader
         self.samples_per_epoch = loader.samples_per_epoch
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
-        yield from list(self._loader.epoch(epoch, first_step))[:-1]
+    def epoch(
+        self, epoch: int, first_step: int = 0, image_size: int | None = None
+    ) -> Generator[Batch]:
+        yield from list(self._loader.epoch(epoch, first_step, image_size))[:-1]
 
 
 def test_a_loader_that_loses_images_is_found_out(parts: tuple[Any, Any, Any]) -> None:

@@ -195,14 +195,14 @@ class CountReads(TorchDispatchMode):
 def test_no_step_waits_for_the_device_but_those_whose_loss_is_read(
     tmp_path: Path, train_tiny: Any, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
-    reads, plain = [], train.loop.train_epoch
+    reads, plain = [], train.loop.train_stretch
 
     def counted(session: Any) -> None:
         with CountReads() as counting:
             plain(session)
         reads.append(counting.reads)
 
-    monkeypatch.setattr(train.loop, "train_epoch", counted)
+    monkeypatch.setattr(train.loop, "train_stretch", counted)
     mixed = AugmentConfig(mixup_prob=0.5, cutmix_prob=0.5)
     common = {
         "optimizer": optimizer, "epochs": 1, "clip_norm": 1.0, "decay_norm_and_bias": False,
@@ -345,7 +345,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_checkpoint(
     tmp_path: Path, train_tiny: Any, monkeypatch: pytest.MonkeyPatch, resume: Any
 ) -> None:
     rates = {0: 1e-3, 1: 1e30, 2: 1e-3}
-    monkeypatch.setattr(train.loop, "scheduled_rate", lambda config, epoch, *_: rates[epoch])
+    monkeypatch.setattr(train.loop, "rate_at", lambda _, progress: rates[int(3 * progress)])
     kept = tmp_path / "run" / LAST
     with pytest.raises(JobError) as failed:
         train_tiny(tmp_path / "run")

@@ -148,3 +148,81 @@ def test_the_list_holds_classification_models_alone() -> None:
     archs = list_archs()
     assert {*RESNETS, "vit_b_16", "efficientnet_b0"} <= set(archs)
     assert not [name for name in archs if "rcnn" in name or "deeplab" in name or "r3d" in name]
+
+
+def depth_probabilities(model: Classifier) -> list[float]:
+    """With which each residual branch is left out, in the order of the network."""
+    found = [
+        getattr(module, "p", getattr(module, "drop_prob", None))
+        for module in model.backbone.modules()
+        if type(module).__name__ in ("StochasticDepth", "DropPath")
+    ]
+    assert None not in found
+    return [float(each) for each in found if each is not None]
+
+
+@pytest.mark.parametrize("arch", ["convnext_tiny", "efficientnet_b0", "timm:resnet18"])
+def test_stochastic_depth_rises_from_nothing_to_what_was_asked(arch: str) -> None:
+    with torch.device("meta"):
+        model = create_model(arch, 3, MEAN, STD, stochastic_depth=0.25)
+    found = depth_probabilities(model)
+    assert found == sorted(found)
+    assert max(found) == pytest.approx(0.25, rel=0.1)  # torchvision's EfficientNet ends below it
+    assert len(set(found)) > 2
+
+
+def test_without_it_an_architecture_has_its_own_stochastic_depth() -> None:
+    with torch.device("meta"):
+        own = depth_probabilities(create_model("convnext_tiny", 3, MEAN, STD))
+        none = depth_probabilities(
+            create_model("convnext_tiny", 3, MEAN, STD, stochastic_depth=0.0)
+        )
+    assert max(own) == pytest.approx(0.1)
+    assert set(none) == {0.0}
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
+def test_with_zero_init_a_residual_network_begins_without_its_branches(arch: str) -> None:
+    last = "bn3" if arch == "resnet50" else "bn2"
+    plain, zero = (
+        {
+            name: module.weight
+            for name, module in create_model(arch, 3, MEAN, STD, zero_init=each).named_modules()
+            if name.endswith(last)
+        }
+        for each in (False, True)
+    )
+    assert len(zero) == (16 if arch == "resnet50" else 8)
+    assert all(bool((each == 0).all()) for each in zero.values())
+    assert all(bool((each == 1).all()) for each in plain.values())
+
+
+@pytest.mark.parametrize(
+    ("arch", "asked", "message"),
+    [
+        (
+            "resnet50",
+            {"stochastic_depth": 0.1},
+            "resnet50 of torchvision has no stochastic depth (--stochastic-depth); drop it, or choose "
+            "another --arch, such as convnext_tiny, efficientnet_b0, timm:resnet50",
+        ),
+        (
+            "timm:vgg11",
+            {"stochastic_depth": 0.1},
+            "timm:vgg11 of timm has no stochastic depth (--stochastic-depth); drop it, or choose "
+            "another --arch, such as convnext_tiny, efficientnet_b0, timm:resnet50",
+        ),
+        (
+            "convnext_tiny",
+            {"zero_init": True},
+            "convnext_tiny of torchvision has no last norm to begin at 0 (--zero-init); drop it, or "
+            "choose another --arch, such as resnet50, timm:resnet50",
+        ),
+    ],
+)
+def test_what_an_architecture_lacks_is_refused_with_some_that_have_it(
+    arch: str, asked: dict[str, float | bool], message: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        create_model(arch, 3, MEAN, STD, **asked)  # type: ignore[arg-type]
+    assert refused.value.format_message() == message

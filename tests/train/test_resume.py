@@ -193,7 +193,7 @@ def dying(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> Iterator[Non
     [
         pytest.param("prepare", STEPS + 4, id="in a step of the second epoch"),
         pytest.param("evaluate", 2, id="in the second evaluation"),
-        pytest.param("finish_epoch", 2, id="before the second epoch is recorded"),
+        pytest.param("finish_stretch", 2, id="before the second epoch is recorded"),
         pytest.param("save", 3, id="before the second epoch is saved"),
     ],
 )
@@ -277,7 +277,7 @@ def test_a_run_killed_before_its_test_row_needs_no_more_training(
 ) -> None:
     run = Path(shutil.copytree(finished_run, tmp_path / "run"))
     (run / SUMMARY).unlink()
-    monkeypatch.setattr(train.loop, "train_epoch", None)  # whoever calls it fails
+    monkeypatch.setattr(train.loop, "take_step", None)  # whoever calls it fails
     resume(run)
     assert outcome_of(run) == outcome_of(finished_run)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-import train.loop
 import train.objective
 import train.safety
+import train.saving
 from train.__main__ import main
 from train.checkpoint import LAST, load_checkpoint, load_content, previous
 from train.log import LOG, SUMMARY
@@ -135,13 +135,13 @@ def test_a_kill_costs_at_most_so_many_steps_and_changes_nothing(
 def test_checkpoints_are_written_in_time_during_evaluation_too(
     tmp_path: Path, make_config: Any, tiny_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, saved = train.loop.save_checkpoint, []
+    original, saved = train.saving.save_checkpoint, []
 
     def record(path: Path, content: dict[str, Any]) -> None:
         saved.append((path.name, content["progress"]["epoch"], content["progress"]["step"]))
         original(path, content)
 
-    monkeypatch.setattr(train.loop, "save_checkpoint", record)
+    monkeypatch.setattr(train.saving, "save_checkpoint", record)
     always = Safety(checkpoint_every_s=0.0)
     start_run(make_config(epochs=1), tiny_shards, tmp_path / "run", always)
     in_steps = [(LAST, 0, step) for step in range(1, STEPS + 1)]

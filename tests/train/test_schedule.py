@@ -9,7 +9,9 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from train.config import TrainConfig
-from train.schedule import cosine_per_epoch, rate_at, scheduled_rate
+from train.length import StepCount
+from train.recipes import create_recipe
+from train.schedule import cosine_per_epoch, rate_at
 
 
 @pytest.mark.parametrize(("epochs", "lr", "min_lr"), [(20, 1e-3, 1e-6), (1, 0.1, 0.0), (7, 2, 1)])
@@ -35,16 +37,29 @@ def test_the_rate_starts_at_lr_falls_each_epoch_and_ends_above_its_floor() -> No
 
 
 def rates_of(config: TrainConfig, steps_per_epoch: int = 10) -> list[float]:
-    return [
-        scheduled_rate(config, epoch, step, steps_per_epoch)
-        for epoch in range(config.epochs)
-        for step in range(steps_per_epoch)
-    ]
+    total = config.epochs * steps_per_epoch
+    length = StepCount(
+        total=total, steps_per_epoch=steps_per_epoch, batch_size=1, eval_every=config.eval_every
+    )
+    return [rate_at(config, length.outlook(step, 0).progress) for step in range(total)]
 
 
-def test_the_baselines_rate_moves_once_an_epoch(make_config: Any) -> None:
-    rates = rates_of(make_config(epochs=20))
-    assert rates == [cosine_per_epoch(at // 10, 20, 1e-3, 1e-6) for at in range(200)]
+@pytest.mark.parametrize("steps_per_epoch", [1, 7, 10, 5387])
+def test_the_baselines_rate_moves_once_an_epoch(make_config: Any, steps_per_epoch: int) -> None:
+    rates = rates_of(make_config(epochs=20), steps_per_epoch)
+    steps = range(20 * steps_per_epoch)
+    assert rates == [cosine_per_epoch(at // steps_per_epoch, 20, 1e-3, 1e-6) for at in steps]
+
+
+def test_the_baselines_rate_of_every_epoch_is_that_of_cosine_annealing_over_twenty() -> None:
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1e-3)
+    scheduler = CosineAnnealingLR(optimizer, T_max=20, eta_min=1e-6)
+    rates = rates_of(create_recipe("baseline"), 4)
+    for epoch in range(20):
+        expected = scheduler.get_last_lr()[0]
+        assert rates[4 * epoch : 4 * epoch + 4] == pytest.approx([expected] * 4, rel=1e-9)
+        optimizer.step()
+        scheduler.step()
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
