@@ -80,7 +80,7 @@ def test_auto_compiles_where_the_run_repays_it(
 ) -> None:  # fmt: skip
     monkeypatch.setattr("train.device.c_compiler", lambda: "gcc")
     config = make_config(micro_batch=5, **fields)
-    resolved = resolve(make_config())
+    resolved = resolve(make_config(micro_batch=5))
     object.__setattr__(resolved, "device", torch.device("cuda"))
     length = StepCount(total=steps, steps_per_epoch=8, batch_size=5, eval_every=1.0)
     model = create_model(config.arch, 3, config.mean, config.std)

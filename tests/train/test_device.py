@@ -73,6 +73,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: made_up.mps)
     monkeypatch.setattr(subject.shutil, "which", made_up.which)
     monkeypatch.setattr(subject.subprocess, "run", made_up.run)
+    monkeypatch.setattr("train.tuned.cpu_model", lambda: "a made-up CPU")
     monkeypatch.setattr(Path, "read_text", lambda *args, **options: made_up.read(*args, **options))
     forget()
     yield made_up
