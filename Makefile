@@ -121,8 +121,8 @@ endif
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@case "$(TORCH_INDEX)-$$(uname -s)" in \
-	    -Linux) size="about 7 GB (torch with CUDA, as PyPI serves it for Linux)" ;; \
-	    *) size="1 to 7 GB (by the build of torch)" ;; \
+	    -Linux) size="about 8 GB (torch with CUDA, as PyPI serves it for Linux)" ;; \
+	    *) size="1 to 8 GB (by the build of torch)" ;; \
 	esac; \
 	echo "set-up of $(VENV): $$size, 3 to 20 minutes by the speed of the connection"
 	@$(PIP) --version >/dev/null 2>&1 || { \

@@ -42,8 +42,12 @@ class Record:
 RECORDS = {
     each.name: each
     for each in (
-        Record(LADDER, "ladder --shards data/flowers17-440", 2),
-        Record("ladder-none-flowers17-224px", "ladder --arch none --shards data/flowers17-440", 1),
+        Record(LADDER, "ladder --shards data/flowers17-440 --repeats 9", 3),
+        Record(
+            "ladder-none-flowers17-224px",
+            "ladder --arch none --shards data/flowers17-440 --repeats 11",
+            2,
+        ),
         Record(
             "train-flowers17-224px",
             "train --shards data/flowers17-256 --epoch-size 96 --repeats 5",

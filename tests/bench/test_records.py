@@ -243,7 +243,7 @@ def test_the_list_shows_every_record_with_its_command_and_minutes() -> None:
     done = CliRunner().invoke(cli, ["records", "--list"])
     assert done.exit_code == 0, done.output
     assert len(done.output.splitlines()) == len(RECORDS)
-    assert "2 min  ladder-resnet18-flowers17-224px: bench ladder" in done.output
+    assert "3 min  ladder-resnet18-flowers17-224px: bench ladder" in done.output
 
 
 def test_an_unknown_record_is_one_line() -> None:
