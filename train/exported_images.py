@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -64,7 +64,7 @@ def judged_split(saved: Checkpoint, folder: Path) -> str:
 
 def shown(
     saved: Checkpoint, resolved: Resolved, folder: Path, split: str, *, shuffle: bool = False
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """The images of a split as in an evaluation, in batches of :data:`BATCH`."""
     config = replace(
         eval_config(saved.config, resolved, folder, split),
