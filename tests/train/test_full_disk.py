@@ -27,12 +27,14 @@ def fill_disk_in_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], 
 
     def arm(name: str, epoch: int) -> None:
         is_full = epoch == 0
-        train_epoch, opened, write = train.loop.train_epoch, Path.open, RecordWriter.write
+        train_stretch, opened, write = train.loop.train_stretch, Path.open, RecordWriter.write
 
         def counted(session: Any) -> None:
             nonlocal is_full
-            is_full = is_full or session.done.epoch + 1 == epoch
-            train_epoch(session)
+            done = session.done
+            finished = done.epoch + (done.step == session.train.steps_per_epoch)
+            is_full = is_full or finished + 1 == epoch
+            train_stretch(session)
 
         def refuse(file: str) -> None:
             if is_full and name in file:
@@ -47,7 +49,7 @@ def fill_disk_in_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], 
             refuse("events.out.tfevents")
             write(self, data)
 
-        monkeypatch.setattr(train.loop, "train_epoch", counted)
+        monkeypatch.setattr(train.loop, "train_stretch", counted)
         monkeypatch.setattr(Path, "open", refusing_open)
         monkeypatch.setattr(RecordWriter, "write", refusing_write)
 
