@@ -17,6 +17,7 @@ from shards.machine import human_time
 from train.config import TrainConfig
 from train.published import TRAIN_FILES, TRAIN_ROWS, published_class_names
 from train.recipes import RECIPES, create_recipe
+from train.resolution import training_sizes
 
 HEADER = ("recipe", "arch", "million images", "px", "img/s here", "extrapolated", "of baseline")
 
@@ -58,8 +59,9 @@ def phases(config: TrainConfig) -> tuple[Phase, ...]:
     """The training images of a run on the published data, by size, in the order of their use."""
     if config.head == "only":
         return ()
-    images = config.epochs * _epoch(config)
-    return (Phase(config.image_size, images),)
+    images = config.samples or config.epochs * _epoch(config)
+    sizes = training_sizes(config)
+    return tuple(Phase(size, images / len(sizes)) for size in sizes)
 
 
 def _epoch(config: TrainConfig) -> int:

@@ -57,6 +57,13 @@ def test_a_recipe_without_a_training_step_has_no_phase() -> None:
     assert phases(create_recipe("probe")) == ()
 
 
+def test_growing_images_have_a_phase_for_each_size_and_equal_shares_of_the_samples() -> None:
+    config = replace(create_recipe("baseline"), start_size=128, image_size=224, samples=4000)
+    found = phases(config)
+    assert [each.image_size for each in found] == [128, 160, 192, 224]
+    assert [each.images for each in found] == [1000] * 4
+
+
 def test_recipes_from_weights_keep_their_architecture_and_the_others_take_each() -> None:
     found = costs(["resnet18", "resnet50"])
     assert {each.recipe for each in found} == set(RECIPES)
