@@ -17,8 +17,8 @@ from train.log import LOG, SUMMARY
 
 EPOCHS = 10
 EVERY_STEPS = 3
-ATTEMPTS = 2
-"""For each kill: a moment in the last epoch may come after the end of the run."""
+ATTEMPTS = 5
+"""For each kill: on a busy machine many a moment comes after the end of the run."""
 
 
 def options(shards: Path, folder: Path) -> list[object]:
