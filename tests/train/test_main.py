@@ -258,7 +258,10 @@ def test_every_choice_is_printed_with_its_reason(
     assert (ended.code, ended.err) == (0, "")
     line = next(line for line in ended.out.splitlines() if line.startswith("device "))
     names = [part.split(" ")[0] for part in line.split("; ") if "(" in part]
-    assert names == ["device", "precision", "channels_last", "compile", "loader", "threads"]
+    assert names == [
+        "device", "precision", "channels_last", "compile", "loader", "threads", "prefetch",
+        "micro_batch",
+    ]  # fmt: skip
     assert "loader opencv (fastest decoder on a CPU)" in line
     assert "threads 1 (asked for)" in line
     assert re.search(r"order [0-9a-f]{16}; run ", ended.out)
