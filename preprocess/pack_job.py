@@ -69,6 +69,9 @@ def pack_catalog(
                     catalog, out, options.image, executor, options.task, on_progress=on_progress
                 )
                 index, count = options.task
+                if finished:
+                    click.echo(f"{out} is published already, made of the same; nothing to do")
+                    return
                 click.echo(
                     f"slice {index}/{count} is packed; once all {count} are: "
                     f'python -m shards merge "{out}"'

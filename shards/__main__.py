@@ -134,8 +134,11 @@ def merge_command(shards: Path, max_rejected: float | None) -> None:
     That is, after `python -m preprocess --task I/N` for every I.
     """
     from shards.describe import describe
+    from shards.format import MANIFEST_NAME, WORK_NAME
     from shards.merge import merge
 
+    if (shards / MANIFEST_NAME).is_file() and not (shards / WORK_NAME).exists():
+        click.echo(f"{shards} is published already; nothing to merge")
     click.echo(describe(shards, merge(shards, max_rejected)))
 
 

@@ -8,10 +8,16 @@ from pathlib import Path
 from shards.format import Manifest
 from shards.machine import human_bytes
 
+FINGERPRINT_DIGITS = 16
+"""Of those of a set, wherever it is shown to people."""
+
 
 def describe(directory: Path, manifest: Manifest) -> str:
     """Splits as a table, then a line each for what was made of the photographs, and how."""
-    lines = [f"{directory}: {manifest.num_classes} classes, format {manifest.format_version}"]
+    lines = [
+        f"{directory}: {manifest.num_classes} classes, format {manifest.format_version}, "
+        f"fingerprint {manifest.fingerprint[:FINGERPRINT_DIGITS]}"
+    ]
     lines.append(
         f"{'split':<8}{'rows':>10}{'files':>9}{'rows/file':>11}{'samples':>9}{'rejected':>10}"
         f"{'shards':>8}{'size':>11}"

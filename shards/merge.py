@@ -50,10 +50,12 @@ def merge(directory: Path, max_rejected: float | None = None) -> Manifest:
         UserError: It is being packed, or merged, by another process.
         ShardError: There is no job here, it is damaged, or shards are missing.
         JobError: Too many photographs were rejected; nothing is published.
+
+    Returns:
+        The manifest; that of a published set as it is, so that a job may be run again.
     """
     if not (directory / WORK_NAME / JOB_NAME).is_file():
-        Manifest.read(directory)  # says what is wrong, unless the set is published already
-        raise ShardError(f"{directory} is published already; nothing to merge")
+        return Manifest.read(directory)  # says what is wrong, unless the set is published
     with hold_work(directory):
         return finish_job(directory, max_rejected)
 

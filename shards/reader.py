@@ -124,8 +124,9 @@ class Split:
             return view
         if len(view) != size or zlib.crc32(view) != self.samples["crc32"][sample]:
             raise SampleError(
-                f"{self.describe(sample)} is damaged: crc32 does not match; delete "
-                f"{self.directory} and pack again, and check the disk"
+                f"{self.describe(sample)} is damaged: crc32 does not match; delete that shard and "
+                "pack again, which makes it anew; check the disk, and what else "
+                f'`python -m shards verify "{self.directory}"` finds'
             )
         self._verified[sample] = True
         return view

@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from shards.describe import FINGERPRINT_DIGITS
 from shards.format import Manifest
 from shards.machine import human_time
 from train.batches import count_eval_images
@@ -39,7 +40,8 @@ def announce(session: Session, manifest: Manifest, source: ShardSource) -> None:
     say(
         f"{config.arch} ({parameters / 1e6:.1f} M parameters), recipe {config.recipe}, "
         f"{_length(session)} at {_sizes(config)}, batch {config.batch_size}{_over_ranks()}; "
-        f"{manifest.num_classes} classes of {source}"
+        f"{manifest.num_classes} classes of {source}, fingerprint "
+        f"{manifest.fingerprint[:FINGERPRINT_DIGITS]}"
     )
     say(str(session.resolved))
     chosen = str(config.train_subset)

@@ -61,6 +61,9 @@ class Progressed:
     spent: dict[str, float] = field(default_factory=dict)
     """Seconds of the run up to the last evaluation, by what they went to (train/timing.py)."""
 
+    bad_samples: dict[str, str] = field(default_factory=dict)
+    """Why each damaged photograph was skipped, by sample id, in all sessions and processes."""
+
     # Since the last evaluation
     images: int = 0
     loss_sum: float = 0.0
@@ -76,6 +79,8 @@ class Progressed:
         self.loss_sum = self.train_s = self.wait_s = self.copy_s = self.step_s = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.bad_samples, dict):
+            raise ValueError(f"bad_samples cannot be {self.bad_samples!r}")
         for name, value in [*vars(self).items(), *self.spent.items()]:
             if isinstance(value, dict):
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from loaders.fetch import is_remote
 from shards.errors import Interrupted
 from shards.format import Manifest
 from shards.machine import human_time
@@ -49,14 +50,17 @@ def finish(session: Session, manifest: Manifest, shards: Path) -> dict[str, Any]
         f"{config.recipe}, {done.samples_seen:,} samples seen in {human_time(seconds)}"
     )
     log.say(result_row(split, result))
-    if bad := session.train.bad_samples:
+    if bad := done.bad_samples:
         log.say(f"skipped in training: {len(bad)} damaged photograph{'s' * (len(bad) > 1)}")
     if has_test:
         for line in published_lines(manifest, config):
             log.say(line)
     if not config.is_trial:
+        trained_on = session.facts["shards"]["directory"]
+        again = f' --shards "{trained_on}"' if is_remote(trained_on) else ""
         log.say(
             f'evaluate it again: python -m train.evaluate "{session.folder / BEST}" --split {split}'
+            f"{again}"
         )
     return summary
 
@@ -99,7 +103,7 @@ def _summary(
         "val_miou": done.best_miou,
         "best_epoch": int(done.best_epoch) if done.best_epoch % 1 == 0 else done.best_epoch,
         "epochs": session.epoch,
-        "bad_samples": len(session.train.bad_samples),
+        "bad_samples": len(done.bad_samples),
         "seconds": seconds,
         "seconds_of": done.spent,
         "samples_seen": done.samples_seen,

@@ -10,7 +10,7 @@ import torch
 
 from shards.errors import Interrupted, JobError
 from train.checkpoint import LAST, save_checkpoint
-from train.distributed import is_first, of_each
+from train.distributed import from_each, is_first, of_each
 from train.interrupt import GO_ON, SAVE, TIME_LIMIT_CODE, Stopped
 from train.session import Session
 
@@ -22,6 +22,8 @@ def save(session: Session, name: str) -> None:
         JobError: The weights are spoiled, or the disk is full.
     """
     check_weights(session)
+    if name == LAST:  # which all processes take part in
+        note_bad_samples(session)
     done = session.done
     now = time.perf_counter()
     done.seconds += now - session.started
@@ -75,6 +77,16 @@ def save_and_end(session: Session, exit_code: int) -> None:
 def resume_command(folder: Path) -> str:
     """What to type to continue a run."""
     return f'python -m train --resume "{folder}"'
+
+
+def note_bad_samples(session: Session) -> None:
+    """Keep what was skipped, in any process, beyond this session; each new one also in ``train.log``."""
+    noted = session.done.bad_samples
+    for met in from_each(dict(session.train.bad_samples)):
+        for sample, reason in met.items():
+            if str(sample) not in noted:
+                noted[str(sample)] = reason
+                session.log.note(f"warning: skipped: {reason}")
 
 
 def check_weights(session: Session) -> None:

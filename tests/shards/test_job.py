@@ -150,10 +150,11 @@ def test_the_lock_of_a_dead_process_is_no_obstacle(
     merge(unfinished)
 
 
-def test_a_merge_of_a_published_set_is_refused(unfinished: Path) -> None:
-    merge(unfinished)
-    with pytest.raises(ShardError, match="is published already; nothing to merge"):
-        merge(unfinished)
+def test_a_merge_of_a_published_set_changes_nothing(unfinished: Path) -> None:
+    published = merge(unfinished)
+    before = {each: each.stat().st_mtime_ns for each in unfinished.iterdir()}
+    assert merge(unfinished) == published
+    assert {each: each.stat().st_mtime_ns for each in unfinished.iterdir()} == before
 
 
 def test_a_pack_that_begins_while_another_publishes_is_refused(unfinished: Path) -> None:

@@ -68,3 +68,22 @@ def test_a_run_goes_on_from_its_last_checkpoint_once_the_set_is_mended(
     assert not (folder / SUMMARY).exists()
     resume(folder, tiny_shards)
     assert outcome_of(folder) == outcome_of(finished_run)
+
+
+def test_what_was_skipped_before_a_stop_is_counted_and_recorded_after_it(
+    train_command: Any, stop_after: Any, shards_copy: Path, tiny_shards: Path, tmp_path: Path,
+    resume: Any, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    folder = tmp_path / "run"
+    described = damage(shards_copy, "train")
+    stop_after(13)  # beyond the first epoch, in which every photograph is shown
+    ended = train_command(
+        *("--epochs", 3, "--on-bad-sample", "skip", "--out", folder), shards=shards_copy
+    )
+    assert ended.code == 130
+    monkeypatch.undo()
+    summary = resume(folder, tiny_shards)  # the set is whole now
+    assert summary["bad_samples"] == 1
+    log = (folder / LOG).read_text()
+    assert log.count(f"warning: skipped: {described} is damaged") == 1
+    assert "skipped in training: 1 damaged photograph\n" in log
