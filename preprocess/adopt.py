@@ -32,6 +32,10 @@ SHOWN = 3
 MAX_CLASSES = 10**LABEL_DIGITS
 """More do not fit a shard's labels."""
 
+END_BYTES = 2 * tarfile.BLOCKSIZE
+"""Zeros that end a tar, at least."""
+READ_BYTES = 1 << 20
+
 LABEL_BYTES = 1000
 """No label is longer, nor a number that Python would take minutes over."""
 
@@ -51,6 +55,8 @@ class _Sample:
 class _Found:
     samples: list[_Sample] = field(default_factory=list)
     problems: dict[str, list[str]] = field(default_factory=dict)
+    empty: list[str] = field(default_factory=list)
+    """Tars that give no sample."""
 
 
 def read_webdataset(
@@ -102,6 +108,7 @@ def read_webdataset(
         splits=catalogs,
         notes=[
             f"{len(tars):,} tars are read; keys are made anew, the old ones kept in .json",
+            *_empty_tars([tar for each in found.values() for tar in each.empty]),
             *_unseen_classes(names, catalogs),
         ],
         origins=origins,
@@ -152,6 +159,7 @@ def _split_of(name: str, splits: dict[str, str]) -> str:
 
 def _read_tar(tar: Path, name: str, found: _Found) -> None:
     seen: set[str] = set()
+    had = len(found.samples)
     try:
         time = tar.stat().st_mtime_ns
         with tarfile.open(tar, "r:") as opened:
@@ -179,8 +187,35 @@ def _read_tar(tar: Path, name: str, found: _Found) -> None:
                 origin = Origin(tar, member.offset_data, member.size, text)
                 state = FileState(member.size, time)
                 found.samples.append(_Sample(f"{where}.{image}", origin, label, state))
+            _require_end(tar, opened.offset)
+        if len(found.samples) == had:
+            found.empty.append(name)
     except (tarfile.TarError, OSError, EOFError) as error:
         found.problems.setdefault("tars cannot be read", []).append(f"{name} ({error})")
+
+
+def _require_end(tar: Path, end: int) -> None:
+    """Check that nothing is lost behind the last member that ``tarfile`` found.
+
+    It takes any header that it cannot read, and any end of file, for the end of the tar. A tar ends
+    with two blocks of zeros or more (POSIX ustar), and nothing else.
+
+    Args:
+        tar: The file.
+        end: Where ``tarfile`` stopped [byte].
+
+    Raises:
+        tarfile.ReadError: What lies there is no end.
+    """
+    with tar.open("rb") as file:
+        file.seek(end)
+        marker = file.read(END_BYTES)
+        if len(marker) < tarfile.BLOCKSIZE or (len(marker) < END_BYTES and not any(marker)):
+            raise tarfile.ReadError("cut: no end marker")
+        if any(marker[: tarfile.BLOCKSIZE]):
+            raise tarfile.ReadError(f"damaged header at byte {end:,}")
+        if any(marker) or any(map(any, iter(lambda: file.read(READ_BYTES), b""))):
+            raise tarfile.ReadError(f"more behind its end at byte {end:,}; were tars joined?")
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
@@ -290,6 +325,13 @@ def _classes(
     names = tuple(sorted(class_names))
     position = {name: label for label, name in enumerate(names)}
     return names, {text: position[class_names[int(text)]] for text in texts}
+
+
+def _empty_tars(names: list[str]) -> list[str]:
+    more = ", ..." if len(names) > SHOWN else ""
+    return (
+        [f"{len(names):,} tars give no sample: {', '.join(names[:SHOWN])}{more}"] if names else []
+    )
 
 
 def _unseen_classes(names: tuple[str, ...], catalogs: dict[str, SplitCatalog]) -> list[str]:

@@ -270,6 +270,37 @@ def test_a_tar_cut_short_is_refused_by_name(foreign: Path, tmp_path: Path) -> No
         adopt(foreign, tmp_path / "set")
 
 
+def damage_a_header(data: bytes) -> bytes:
+    """Flip a bit of the second sample's first header."""
+    at = data.index(b"photos/no 01.jpg\0")
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (damage_a_header, r"damaged header at byte [\d,]+"),
+        (lambda data: data[: data.index(b"photos/no 01.jpg\0")], "cut: no end marker"),
+        (lambda data: data[: len(data.rstrip(b"\0")) // 512 * 512 + 1024], "cut: no end marker"),
+        (lambda data: data + data, r"more behind its end at byte [\d,]+; were tars joined\?"),
+    ],
+    ids=["damaged", "cut between members", "cut in the end marker", "joined"],
+)
+def test_no_sample_of_a_tar_is_lost_silently(
+    change: Callable[[bytes], bytes], said: str, foreign: Path
+) -> None:
+    tar = foreign / "train-0000.tar"
+    tar.write_bytes(change(tar.read_bytes()))
+    with pytest.raises(UserError, match=rf"tars cannot be read: train-0000\.tar \({said}\)"):
+        read_webdataset(foreign, splits={}, class_names=None, seed=0)
+
+
+def test_a_tar_without_samples_is_noted(foreign: Path) -> None:
+    write_tar(foreign / "train-0002.tar", [])
+    catalog = read_webdataset(foreign, splits={}, class_names=None, seed=0)
+    assert "1 tars give no sample: train-0002.tar" in catalog.notes
+
+
 def test_a_compressed_tar_is_refused_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "train.tar.gz").write_bytes(b"")
     with pytest.raises(UserError, match=r"holds no \.tar file; unpack \.tar\.gz to \.tar first"):
