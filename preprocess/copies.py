@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -45,6 +46,8 @@ SPLIT_RANK = {"test": 0, "val": 1, "train": 2}
 """Of several copies the one in the most precious split stands for all."""
 
 Kind = Literal["exact", "near"]
+HASH_BITS = 64
+"""Of a perceptual hash; no two differ in more."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -182,17 +185,15 @@ def read_copies(file: Path) -> list[Copy]:
         )
     copies = []
     for row in reader:
-        try:
-            copies.append(
-                Copy(
-                    kind="exact" if row["kind"] == "exact" else "near",
-                    distance=int(row["distance"]),
-                    a=Photo(row["split_a"], row["path_a"], row["label_a"]),
-                    b=Photo(row["split_b"], row["path_b"], row["label_b"]),
-                )
-            )
-        except (ValueError, TypeError):
-            raise UserError(
-                f"{file}, line {reader.line_num}: distance {row['distance']!r} is no number"
-            ) from None
+        where = f"{file}, line {reader.line_num}"
+        fields = [row[name] for name in COLUMNS]
+        if None in fields:
+            raise UserError(f"{where} has too few fields, expected {','.join(COLUMNS)}")
+        kind, distance, *photos = fields
+        if kind not in get_args(Kind):
+            raise UserError(f"{where}: kind {kind!r} is neither exact nor near")
+        if not re.fullmatch(r"\d{1,2}", distance, re.ASCII) or int(distance) > HASH_BITS:
+            raise UserError(f"{where}: distance {distance!r} is no number from 0 to {HASH_BITS}")
+        a, b = Photo(*photos[:3]), Photo(*photos[3:])
+        copies.append(Copy("exact" if kind == "exact" else "near", int(distance), a, b))
     return copies
