@@ -68,12 +68,25 @@ class _Table:
 
 
 def find_csv_folder(data: Path) -> Path | None:
-    """``data``, or the one folder below it, that holds any of the three CSV files."""
-    candidates = [data, *sorted(each for each in data.iterdir() if each.is_dir())]
-    for folder in candidates:
-        if any((folder / f"{split}.csv").is_file() for split in SPLITS):
-            return folder
-    return None
+    """``data``, or the one folder below it, that holds any of the three CSV files.
+
+    Raises:
+        UserError: Several folders below it do.
+    """
+    if _has_table(data):
+        return data
+    found = sorted(each for each in data.iterdir() if each.is_dir() and _has_table(each))
+    if len(found) > 1:
+        raise UserError(
+            f"{data} holds {len(found)} data sets with CSV files: "
+            f"{', '.join(each.name for each in found[:SHOWN])}{', ...' if found[SHOWN:] else ''}; "
+            f"name one, such as {found[0]}"
+        )
+    return found[0] if found else None
+
+
+def _has_table(folder: Path) -> bool:
+    return any((folder / f"{split}.csv").is_file() for split in SPLITS)
 
 
 def read_csv_layout(folder: Path, *, seed: int, max_missing: float | None) -> Catalog:
