@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from preprocess.csv_text import csv_errors, describe_header, open_csv
 from preprocess.photo_hash import PhotoHash, near_pairs
 from shards.errors import UserError
-from shards.user_paths import require_regular_file
 from shards.writer import write_file
 
 DEFAULT_THRESHOLD = 4
@@ -175,25 +175,29 @@ def read_copies(file: Path) -> list[Copy]:
     Raises:
         UserError: No such file, or not such a table.
     """
-    text = require_regular_file(file).read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+    with open_csv(file) as stream:
+        reader = csv.DictReader(stream)
+        with csv_errors(file, reader.reader):
+            _require_columns(file, reader.fieldnames or ())
+            return [_copy_of(row, f"{file}, line {reader.line_num}") for row in reader]
+
+
+def _require_columns(file: Path, columns: Sequence[str]) -> None:
+    missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise UserError(
-            f"{file} is no audit.csv: it has no column {', '.join(missing)}; "
-            "`python -m preprocess audit DATA` writes one"
+            f"{file} is no audit.csv: it has no column {', '.join(missing)}, its header is "
+            f"{describe_header(columns)}; `python -m preprocess audit DATA` writes one"
         )
-    copies = []
-    for row in reader:
-        where = f"{file}, line {reader.line_num}"
-        fields = [row[name] for name in COLUMNS]
-        if None in fields:
-            raise UserError(f"{where} has too few fields, expected {','.join(COLUMNS)}")
-        kind, distance, *photos = fields
-        if kind not in get_args(Kind):
-            raise UserError(f"{where}: kind {kind!r} is neither exact nor near")
-        if not re.fullmatch(r"\d{1,2}", distance, re.ASCII) or int(distance) > HASH_BITS:
-            raise UserError(f"{where}: distance {distance!r} is no number from 0 to {HASH_BITS}")
-        a, b = Photo(*photos[:3]), Photo(*photos[3:])
-        copies.append(Copy("exact" if kind == "exact" else "near", int(distance), a, b))
-    return copies
+
+
+def _copy_of(row: dict[str, Any], where: str) -> Copy:
+    fields = [row[name] for name in COLUMNS]
+    if None in fields:
+        raise UserError(f"{where} has too few fields, expected {','.join(COLUMNS)}")
+    kind, distance, *photos = fields
+    if kind not in get_args(Kind):
+        raise UserError(f"{where}: kind {kind!r} is neither exact nor near")
+    if not re.fullmatch(r"\d{1,2}", distance, re.ASCII) or int(distance) > HASH_BITS:
+        raise UserError(f"{where}: distance {distance!r} is no number from 0 to {HASH_BITS}")
+    return Copy(kind, int(distance), Photo(*photos[:3]), Photo(*photos[3:]))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from preprocess.catalog import MISSING, Catalog, FileState, build_split, list_states
+from preprocess.csv_text import csv_errors, describe_header, open_csv
 from shards.errors import UserError
 from shards.format import SPLITS
 from shards.rejects import num_allowed
@@ -140,12 +141,13 @@ def read_csv_layout(folder: Path, *, seed: int, max_missing: float | None) -> Ca
 
 def _read_table(file: Path, folder: Path) -> _Table:
     table = _Table(folder)
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        reader = csv.reader(stream)
-        try:
-            _read_rows(reader, table, file.name)
-        except csv.Error as error:  # such as a quote that is never closed
-            table.problems.append(f"{file.name}, line {reader.line_num}: {error}")
+    try:
+        with open_csv(file) as stream:
+            reader = csv.reader(stream)
+            with csv_errors(file, reader):
+                _read_rows(reader, table, file.name)
+    except UserError as error:  # such as a quote that is never closed
+        table.problems.append(error.message)
     table.problems += [_counted(f"{file.name}: {kind}", each) for kind, each in table.bad.items()]
     if not table.rows and not table.problems:
         table.problems.append(f"{file.name} has no rows")
@@ -158,9 +160,8 @@ def _read_rows(reader: _Reader, table: _Table, name: str) -> None:
     label_at = next((header.index(column) for column in LABEL_COLUMNS if column in header), None)
     if path_at is None or label_at is None:
         absent = "path" if path_at is None else "label"
-        found = ",".join(header) or "nothing"
         table.problems.append(
-            f"{name} has no {absent} column: its header is {found!r}, "
+            f"{name} has no {absent} column: its header is {describe_header(header)}, "
             "expected image_path,label or filepath,label"
         )
         return
