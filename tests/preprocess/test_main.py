@@ -117,6 +117,18 @@ def test_a_detour_by_a_folder_to_be_made_does_not_lead_into_the_photographs(
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize("name", ["manifest.json", ".pack"])
+def test_an_audit_is_not_written_into_a_shard_set(
+    name: str, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    shards = tmp_path / "set"
+    (shards / name).mkdir(parents=True)
+    result = CliRunner().invoke(main, ["audit", str(tiny_dataset), "--out", str(shards)])
+    assert result.exit_code == 2
+    assert f"--out {shards} is a shard set, which takes no other files" in result.output
+    assert tree(shards) == {name}
+
+
 def test_an_output_below_a_file_is_refused(
     tiny_dataset: Path, tmp_path: Path, run_command: Any
 ) -> None:
