@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from preprocess.catalog import Catalog, FileState, Origin, SplitCatalog, build_split
+from preprocess.class_names import name_notes
 from preprocess.folder_layout import SPLIT_FOLDERS
 from preprocess.foreign_label import LABEL_BYTES, MAX_CLASSES, BadLabel, is_number, label_of
 from preprocess.tar_end import require_end
@@ -102,6 +103,7 @@ def read_webdataset(
             f"{len(tars):,} tars are read; keys are made anew, the old ones kept in .json",
             *_shard_set_note(folder),
             *_empty_tars([tar for each in found.values() for tar in each.empty]),
+            *name_notes(names),
             *_unseen_classes(names, catalogs),
         ],
         origins=origins,
