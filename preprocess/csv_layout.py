@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import posixpath
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +88,12 @@ def find_csv_folder(data: Path) -> Path | None:
 
 
 def _has_table(folder: Path) -> bool:
-    return any((folder / f"{split}.csv").is_file() for split in SPLITS)
+    return any(_is_there(folder / f"{split}.csv") for split in SPLITS)
+
+
+def _is_there(file: Path) -> bool:
+    """Whether something bears the name: a folder, a pipe or a broken link is to be named as such."""
+    return os.path.lexists(file)
 
 
 def read_csv_layout(folder: Path, *, seed: int, max_missing: float | None) -> Catalog:
@@ -100,7 +106,7 @@ def read_csv_layout(folder: Path, *, seed: int, max_missing: float | None) -> Ca
     tables = {
         split: _read_table(folder / f"{split}.csv", folder)
         for split in SPLITS
-        if (folder / f"{split}.csv").is_file()
+        if _is_there(folder / f"{split}.csv")
     }
     class_names = tuple(sorted({label for table in tables.values() for label in table.labels}))
     states = {split: list_states(root, table.paths) for split, table in tables.items()}

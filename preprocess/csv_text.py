@@ -29,6 +29,10 @@ def open_csv(file: Path) -> IO[str]:
     Raises:
         UserError: It is no regular file, or its first line is no such text.
     """
+    if file.is_symlink() and not file.exists():
+        raise UserError(
+            f"{file} is no regular file: a link to {file.readlink()}, which is not there"
+        )
     with require_regular_file(file).open("rb") as stream:
         head = stream.read(HEAD_BYTES)
     line = head.partition(b"\n")[0]
