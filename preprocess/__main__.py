@@ -162,7 +162,7 @@ def audit_command(
             f"--out {out} lies inside {data}, where the next packing would take contact sheets for "
             "photographs; choose a folder outside"
         )
-    if any((out / name).exists() for name in (MANIFEST_NAME, WORK_NAME)):
+    if any((out.resolve() / name).exists() for name in (MANIFEST_NAME, WORK_NAME)):
         raise UserError(f"--out {out} is a shard set, which takes no other files; choose another")
     require_imagehash("audit")
     start = time.perf_counter()

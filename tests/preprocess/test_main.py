@@ -123,9 +123,10 @@ def test_an_audit_is_not_written_into_a_shard_set(
 ) -> None:
     shards = tmp_path / "set"
     (shards / name).mkdir(parents=True)
-    result = CliRunner().invoke(main, ["audit", str(tiny_dataset), "--out", str(shards)])
-    assert result.exit_code == 2
-    assert f"--out {shards} is a shard set, which takes no other files" in result.output
+    for out in (shards, tmp_path / "new" / ".." / "set"):
+        result = CliRunner().invoke(main, ["audit", str(tiny_dataset), "--out", str(out)])
+        assert result.exit_code == 2
+        assert f"--out {out} is a shard set, which takes no other files" in result.output
     assert tree(shards) == {name}
 
 
