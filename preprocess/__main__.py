@@ -151,6 +151,7 @@ def audit_command(
     from preprocess.audit import audit, photos_of, report, write_audit
     from preprocess.executors import local_executor
     from preprocess.photo_hash import require_imagehash
+    from shards.format import MANIFEST_NAME, WORK_NAME
     from shards.progress import Progress
 
     data = require_path("data_dir", data, "DATA|SHARDS")
@@ -161,6 +162,8 @@ def audit_command(
             f"--out {out} lies inside {data}, where the next packing would take contact sheets for "
             "photographs; choose a folder outside"
         )
+    if any((out.resolve() / name).exists() for name in (MANIFEST_NAME, WORK_NAME)):
+        raise UserError(f"--out {out} is a shard set, which takes no other files; choose another")
     require_imagehash("audit")
     start = time.perf_counter()
     photos = photos_of(data, seed=seed)

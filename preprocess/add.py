@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import posixpath
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,12 +29,12 @@ from preprocess.catalog import (
     name_with_hash,
 )
 from preprocess.copies import Photo, find_copies, group_copies
+from preprocess.csv_text import csv_errors, describe_header, open_csv
 from preprocess.photo_hash import OnHashed, hash_photos
 from preprocess.shard_task import SOURCE
 from shards.errors import UserError, unknown_name
 from shards.format import MANIFEST_NAME, REJECTED_NAME
 from shards.rejects import EXCLUDED, num_allowed
-from shards.user_paths import require_regular_file
 
 FILE_COLUMNS = ("file", "filename", "filepath", "path", "image_path", "image")
 # GBIF's own `class` is the taxonomic one (Agaricomycetes), so it comes behind the species' names.
@@ -194,7 +195,7 @@ def _refused_before(catalog: Catalog, out: Path) -> dict[str, str] | None:
                 for row in csv.DictReader(file)
                 if row["path"] in catalog.origins and row["reason"].startswith(REFUSED)
             }
-    except (OSError, KeyError):
+    except (OSError, KeyError, csv.Error):
         return None
 
 
@@ -203,9 +204,9 @@ def _read_table(file: Path, class_names: tuple[str, ...]) -> _Table:
     label_of = {name: label for label, name in enumerate(class_names)}
     file_of: dict[str, int] = {}
     unknown: set[str] = set()
-    with _open_text(file) as stream:
+    with open_csv(file) as stream:
         reader = _dict_reader(stream, file)
-        for row in reader:
+        for row in _rows(reader, file):
             path, name = _first(row, FILE_COLUMNS), _label_of(row, label_of)
             line = str(reader.line_num)
             if not path or not name:
@@ -234,12 +235,6 @@ def _read_table(file: Path, class_names: tuple[str, ...]) -> _Table:
     return table
 
 
-def _open_text(file: Path) -> IO[str]:
-    return require_regular_file(file).open(
-        encoding="utf-8-sig", errors="surrogateescape", newline=""
-    )
-
-
 def _dict_reader(stream: IO[str], file: Path) -> csv.DictReader[str]:
     """Rows by lower-case column name; GBIF separates by tabs and quotes nothing."""
     tabs = "\t" in stream.readline()
@@ -249,11 +244,12 @@ def _dict_reader(stream: IO[str], file: Path) -> csv.DictReader[str]:
         delimiter="\t" if tabs else ",",
         quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
     )
-    columns = [name.strip().lower() for name in reader.fieldnames or ()]
+    with csv_errors(file, reader.reader):
+        columns = [name.strip().lower() for name in reader.fieldnames or ()]
     for what, wanted in (("file", FILE_COLUMNS), ("label", LABEL_COLUMNS)):
         if not set(wanted) & set(columns):
             raise UserError(
-                f"{file} has no {what} column: its header is {','.join(columns[:12]) or 'nothing'!r}"
+                f"{file} has no {what} column: its header is {describe_header(columns)}"
                 f", expected file,label or, for {what}, one of {', '.join(wanted)}"
             )
         twice = next((name for name in wanted if columns.count(name) > 1), None)
@@ -261,6 +257,11 @@ def _dict_reader(stream: IO[str], file: Path) -> csv.DictReader[str]:
             raise UserError(f"{file} has {columns.count(twice)} columns {twice!r}, expected one")
     reader.fieldnames = columns
     return reader
+
+
+def _rows(reader: csv.DictReader[str], file: Path) -> Iterator[dict[str, Any]]:
+    with csv_errors(file, reader.reader):
+        yield from reader
 
 
 def _label_of(row: dict[str, Any], label_of: dict[str, int]) -> str:

@@ -19,21 +19,18 @@ from typing import Any
 import numpy as np
 
 from preprocess.catalog import Catalog, FileState, Origin, SplitCatalog, build_split
+from preprocess.class_names import name_notes
 from preprocess.folder_layout import SPLIT_FOLDERS
+from preprocess.foreign_label import LABEL_BYTES, MAX_CLASSES, BadLabel, is_number, label_of
+from preprocess.tar_end import require_end
 from shards.errors import ShardError, UserError, unknown_name
-from shards.format import LABEL_DIGITS, SPLITS, Manifest
+from shards.format import SPLITS, Manifest
 from shards.user_paths import require_regular_file
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-LABEL_FIELDS = ("label", "cls", "class", "class_name", "target", "species")
+CLS_EXTENSIONS = ("cls", "class", "cls.txt")
 NAMES_FILES = ("class_names.txt", "classes.txt", "classnames.txt")
 SHOWN = 3
-
-MAX_CLASSES = 10**LABEL_DIGITS
-"""More do not fit a shard's labels."""
-
-LABEL_BYTES = 1000
-"""No label is longer, nor a number that Python would take minutes over."""
 
 
 @dataclass
@@ -51,6 +48,8 @@ class _Sample:
 class _Found:
     samples: list[_Sample] = field(default_factory=list)
     problems: dict[str, list[str]] = field(default_factory=dict)
+    empty: list[str] = field(default_factory=list)
+    """Tars that give no sample."""
 
 
 def read_webdataset(
@@ -81,7 +80,7 @@ def read_webdataset(
         name = tar.relative_to(folder).as_posix()
         _read_tar(tar, name, found[_split_of(name, splits)])
     _refuse_problems(folder, found)
-    names, label_of = _classes(found, class_names)
+    names, position = _classes(found, class_names)
     origins: dict[str, Origin] = {}
     catalogs: dict[str, SplitCatalog] = {}
     for split, each in found.items():
@@ -90,7 +89,7 @@ def read_webdataset(
         origins |= {sample.name: sample.origin for sample in each.samples}
         catalogs[split] = build_split(
             [sample.name for sample in each.samples],
-            [label_of[sample.label] for sample in each.samples],
+            [position[sample.label] for sample in each.samples],
             np.arange(len(each.samples), dtype=np.int32),
             [sample.state for sample in each.samples],
             shuffle_seed=seed if split == "train" else None,
@@ -102,6 +101,9 @@ def read_webdataset(
         splits=catalogs,
         notes=[
             f"{len(tars):,} tars are read; keys are made anew, the old ones kept in .json",
+            *_shard_set_note(folder),
+            *_empty_tars([tar for each in found.values() for tar in each.empty]),
+            *name_notes(names),
             *_unseen_classes(names, catalogs),
         ],
         origins=origins,
@@ -125,6 +127,16 @@ def read_names(file: Path) -> tuple[str, ...]:
     if len(set(names)) != len(names):
         raise UserError(f"{file} gives a class name twice")
     return names
+
+
+def _shard_set_note(folder: Path) -> list[str]:
+    with contextlib.suppress(ShardError):
+        Manifest.read(folder)
+        return [
+            f"{folder} is a shard set already, which `python -m train` reads as it is; adopted, "
+            "every photograph counts once: how often the rows repeat it is not carried over"
+        ]
+    return []
 
 
 def _names_in(folder: Path) -> tuple[str, ...] | None:
@@ -152,11 +164,16 @@ def _split_of(name: str, splits: dict[str, str]) -> str:
 
 def _read_tar(tar: Path, name: str, found: _Found) -> None:
     seen: set[str] = set()
+    had = len(found.samples)
     try:
         time = tar.stat().st_mtime_ns
         with tarfile.open(tar, "r:") as opened:
-            for key, members in _samples(opened):
+            for key, members, twice in _samples(opened):
                 where = f"{name}/{key}"
+                if twice:
+                    what = "samples have an extension twice"
+                    found.problems.setdefault(what, []).append(f"{where}.{twice}")
+                    continue
                 if key in seen:
                     found.problems.setdefault("keys occur twice", []).append(where)
                 seen.add(key)
@@ -166,10 +183,10 @@ def _read_tar(tar: Path, name: str, found: _Found) -> None:
                     found.problems.setdefault(what, []).append(where)
                     continue
                 foreign = _json_of(opened, members)
-                label = _label_of(opened, members, foreign)
-                wrong = _what_is_wrong(label)
-                if wrong:
-                    found.problems.setdefault(wrong, []).append(where)
+                try:
+                    label = label_of(_cls_of(opened, members), foreign)
+                except BadLabel as error:
+                    found.problems.setdefault(str(error), []).append(where)
                     continue
                 metadata: dict[str, Any] = {"key": key}
                 if foreign is not None:
@@ -179,14 +196,22 @@ def _read_tar(tar: Path, name: str, found: _Found) -> None:
                 origin = Origin(tar, member.offset_data, member.size, text)
                 state = FileState(member.size, time)
                 found.samples.append(_Sample(f"{where}.{image}", origin, label, state))
+            require_end(tar, opened.offset)
+        if len(found.samples) == had:
+            found.empty.append(name)
     except (tarfile.TarError, OSError, EOFError) as error:
         found.problems.setdefault("tars cannot be read", []).append(f"{name} ({error})")
 
 
-def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
-    """Files in a row that share a key: all of their name before its first dot."""
+def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo], str]]:
+    """Files in a row that share a key: all of their name before its first dot.
+
+    Yields:
+        The key, its files by lower-case extension, and an extension that occurs twice, if any.
+    """
     current: str | None = None
     members: dict[str, tarfile.TarInfo] = {}
+    twice = ""
     for member in tar:
         if not member.isfile():
             continue
@@ -197,11 +222,13 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarI
         key = f"{folder}{slash}{stem}"
         if key != current:
             if members and current is not None:
-                yield current, members
-            current, members = key, {}
+                yield current, members, twice
+            current, members, twice = key, {}, ""
+        if extension.lower() in members:
+            twice = extension.lower()
         members[extension.lower()] = member
     if members and current is not None:
-        yield current, members
+        yield current, members, twice
 
 
 def _json_of(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> Any:
@@ -216,33 +243,9 @@ def _json_of(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> Any:
     return content
 
 
-def _label_of(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], foreign: Any) -> str:
-    """The label as text: of ``.cls``, else of ``.json``; empty where there is none."""
-    for extension in ("cls", "class", "cls.txt"):
-        if extension in members:
-            content = _content(tar, members[extension], LABEL_BYTES + 1)
-            return content.decode(errors="replace").strip()
-    if isinstance(foreign, dict):
-        values = (foreign[name] for name in LABEL_FIELDS if name in foreign)
-        return str(next((value for value in values if isinstance(value, int | str)), "")).strip()
-    return str(foreign) if isinstance(foreign, int) else ""
-
-
-def _what_is_wrong(label: str) -> str:
-    """With a label; empty if nothing is."""
-    if not label:
-        return "samples have no label"
-    if len(label) > LABEL_BYTES:
-        return f"samples have a label of more than {LABEL_BYTES:,} characters"
-    if re.fullmatch(r"-\d+", label):
-        return "samples have a negative label (often: unlabelled)"
-    if _is_number(label) and int(label) >= MAX_CLASSES:
-        return f"samples have a label beyond {MAX_CLASSES - 1:,}"
-    return ""
-
-
-def _is_number(label: str) -> bool:
-    return label.isascii() and label.isdigit()
+def _cls_of(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> bytes | None:
+    found = next((members[each] for each in CLS_EXTENSIONS if each in members), None)
+    return None if found is None else _content(tar, found, LABEL_BYTES + 1)
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, size: int = -1) -> bytes:
@@ -276,7 +279,15 @@ def _classes(
     keeps their order.
     """
     texts = sorted({sample.label for each in found.values() for sample in each.samples})
-    if not all(map(_is_number, texts)):
+    if len(texts) < 2:
+        raise UserError(f"all samples have the label {texts[0]!r}; a classifier needs two or more")
+    numbers = [text for text in texts if is_number(text)]
+    if 0 < len(numbers) < len(texts) and not set(texts) <= set(class_names or ()):
+        name = next(text for text in texts if text not in numbers)
+        raise UserError(
+            f"labels are numbers ({numbers[0]!r}) and names ({name!r}), expected one or the other"
+        )
+    if len(numbers) < len(texts):
         unknown = [text for text in texts if class_names and text not in class_names]
         if class_names and unknown:
             raise UserError(unknown_name("class", unknown[0], class_names))
@@ -290,6 +301,13 @@ def _classes(
     names = tuple(sorted(class_names))
     position = {name: label for label, name in enumerate(names)}
     return names, {text: position[class_names[int(text)]] for text in texts}
+
+
+def _empty_tars(names: list[str]) -> list[str]:
+    more = ", ..." if len(names) > SHOWN else ""
+    return (
+        [f"{len(names):,} tars give no sample: {', '.join(names[:SHOWN])}{more}"] if names else []
+    )
 
 
 def _unseen_classes(names: tuple[str, ...], catalogs: dict[str, SplitCatalog]) -> list[str]:

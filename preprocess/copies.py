@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from preprocess.csv_text import csv_errors, describe_header, open_csv
 from preprocess.photo_hash import PhotoHash, near_pairs
 from shards.errors import UserError
-from shards.user_paths import require_regular_file
 from shards.writer import write_file
 
 DEFAULT_THRESHOLD = 4
@@ -45,6 +46,8 @@ SPLIT_RANK = {"test": 0, "val": 1, "train": 2}
 """Of several copies the one in the most precious split stands for all."""
 
 Kind = Literal["exact", "near"]
+HASH_BITS = 64
+"""Of a perceptual hash; no two differ in more."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -172,27 +175,29 @@ def read_copies(file: Path) -> list[Copy]:
     Raises:
         UserError: No such file, or not such a table.
     """
-    text = require_regular_file(file).read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+    with open_csv(file) as stream:
+        reader = csv.DictReader(stream)
+        with csv_errors(file, reader.reader):
+            _require_columns(file, reader.fieldnames or ())
+            return [_copy_of(row, f"{file}, line {reader.line_num}") for row in reader]
+
+
+def _require_columns(file: Path, columns: Sequence[str]) -> None:
+    missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise UserError(
-            f"{file} is no audit.csv: it has no column {', '.join(missing)}; "
-            "`python -m preprocess audit DATA` writes one"
+            f"{file} is no audit.csv: it has no column {', '.join(missing)}, its header is "
+            f"{describe_header(columns)}; `python -m preprocess audit DATA` writes one"
         )
-    copies = []
-    for row in reader:
-        try:
-            copies.append(
-                Copy(
-                    kind="exact" if row["kind"] == "exact" else "near",
-                    distance=int(row["distance"]),
-                    a=Photo(row["split_a"], row["path_a"], row["label_a"]),
-                    b=Photo(row["split_b"], row["path_b"], row["label_b"]),
-                )
-            )
-        except (ValueError, TypeError):
-            raise UserError(
-                f"{file}, line {reader.line_num}: distance {row['distance']!r} is no number"
-            ) from None
-    return copies
+
+
+def _copy_of(row: dict[str, Any], where: str) -> Copy:
+    fields = [row[name] for name in COLUMNS]
+    if None in fields:
+        raise UserError(f"{where} has too few fields, expected {','.join(COLUMNS)}")
+    kind, distance, *photos = fields
+    if kind not in get_args(Kind):
+        raise UserError(f"{where}: kind {kind!r} is neither exact nor near")
+    if not re.fullmatch(r"\d{1,2}", distance, re.ASCII) or int(distance) > HASH_BITS:
+        raise UserError(f"{where}: distance {distance!r} is no number from 0 to {HASH_BITS}")
+    return Copy(kind, int(distance), Photo(*photos[:3]), Photo(*photos[3:]))

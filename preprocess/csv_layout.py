@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import posixpath
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from preprocess.catalog import MISSING, Catalog, FileState, build_split, list_states
+from preprocess.csv_text import csv_errors, describe_header, open_csv
 from shards.errors import UserError
 from shards.format import SPLITS
 from shards.rejects import num_allowed
@@ -68,12 +70,30 @@ class _Table:
 
 
 def find_csv_folder(data: Path) -> Path | None:
-    """``data``, or the one folder below it, that holds any of the three CSV files."""
-    candidates = [data, *sorted(each for each in data.iterdir() if each.is_dir())]
-    for folder in candidates:
-        if any((folder / f"{split}.csv").is_file() for split in SPLITS):
-            return folder
-    return None
+    """``data``, or the one folder below it, that holds any of the three CSV files.
+
+    Raises:
+        UserError: Several folders below it do.
+    """
+    if _has_table(data):
+        return data
+    found = sorted(each for each in data.iterdir() if each.is_dir() and _has_table(each))
+    if len(found) > 1:
+        raise UserError(
+            f"{data} holds {len(found)} data sets with CSV files: "
+            f"{', '.join(each.name for each in found[:SHOWN])}{', ...' if found[SHOWN:] else ''}; "
+            f"name one, such as {found[0]}"
+        )
+    return found[0] if found else None
+
+
+def _has_table(folder: Path) -> bool:
+    return any(_is_there(folder / f"{split}.csv") for split in SPLITS)
+
+
+def _is_there(file: Path) -> bool:
+    """Whether something bears the name: a folder, a pipe or a broken link is to be named as such."""
+    return os.path.lexists(file)
 
 
 def read_csv_layout(folder: Path, *, seed: int, max_missing: float | None) -> Catalog:
@@ -86,7 +106,7 @@ def read_csv_layout(folder: Path, *, seed: int, max_missing: float | None) -> Ca
     tables = {
         split: _read_table(folder / f"{split}.csv", folder)
         for split in SPLITS
-        if (folder / f"{split}.csv").is_file()
+        if _is_there(folder / f"{split}.csv")
     }
     class_names = tuple(sorted({label for table in tables.values() for label in table.labels}))
     states = {split: list_states(root, table.paths) for split, table in tables.items()}
@@ -127,12 +147,13 @@ def read_csv_layout(folder: Path, *, seed: int, max_missing: float | None) -> Ca
 
 def _read_table(file: Path, folder: Path) -> _Table:
     table = _Table(folder)
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        reader = csv.reader(stream)
-        try:
-            _read_rows(reader, table, file.name)
-        except csv.Error as error:  # such as a quote that is never closed
-            table.problems.append(f"{file.name}, line {reader.line_num}: {error}")
+    try:
+        with open_csv(file) as stream:
+            reader = csv.reader(stream)
+            with csv_errors(file, reader):
+                _read_rows(reader, table, file.name)
+    except UserError as error:  # such as a quote that is never closed
+        table.problems.append(error.message)
     table.problems += [_counted(f"{file.name}: {kind}", each) for kind, each in table.bad.items()]
     if not table.rows and not table.problems:
         table.problems.append(f"{file.name} has no rows")
@@ -145,9 +166,8 @@ def _read_rows(reader: _Reader, table: _Table, name: str) -> None:
     label_at = next((header.index(column) for column in LABEL_COLUMNS if column in header), None)
     if path_at is None or label_at is None:
         absent = "path" if path_at is None else "label"
-        found = ",".join(header) or "nothing"
         table.problems.append(
-            f"{name} has no {absent} column: its header is {found!r}, "
+            f"{name} has no {absent} column: its header is {describe_header(header)}, "
             "expected image_path,label or filepath,label"
         )
         return

@@ -7,9 +7,11 @@ stratified 70/15/15 split made here).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from preprocess.catalog import Catalog
+from preprocess.class_names import name_notes
 from preprocess.csv_layout import find_csv_folder, read_csv_layout
 from preprocess.folder_layout import read_folder_layout
 from shards.errors import UserError
@@ -25,7 +27,8 @@ def read_catalog(data: Path, *, seed: int = 0, max_missing: float | None = None)
             (:func:`~shards.rejects.num_allowed`).
 
     Raises:
-        UserError: Nothing usable, or problems with the CSV files: all of them in one message.
+        UserError: Nothing usable, class names with control characters, or problems with the CSV
+            files: all of them in one message.
     """
     if not data.exists():
         raise UserError(f"no such folder: {data}")
@@ -33,5 +36,7 @@ def read_catalog(data: Path, *, seed: int = 0, max_missing: float | None = None)
         raise UserError(f"{data} is a file, expected the folder of the data set")
     csv_folder = find_csv_folder(data)
     if csv_folder is not None:
-        return read_csv_layout(csv_folder, seed=seed, max_missing=max_missing)
-    return read_folder_layout(data, seed=seed)
+        catalog = read_csv_layout(csv_folder, seed=seed, max_missing=max_missing)
+    else:
+        catalog = read_folder_layout(data, seed=seed)
+    return replace(catalog, notes=[*catalog.notes, *name_notes(catalog.class_names)])

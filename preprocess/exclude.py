@@ -19,16 +19,20 @@ def exclude_copies(catalog: Catalog, file: Path) -> Catalog:
     """Leave out of train what an audit found, as :func:`copies_to_exclude` decides.
 
     Raises:
-        UserError: The table is none, or was made of other photographs.
+        UserError: The table is none, or was made of other photographs, or under other labels.
     """
     copies = read_copies(file)
-    known = {(name, path) for name, split in catalog.splits.items() for path in split.paths}
+    label_of = {
+        (name, path): catalog.class_names[label]
+        for name, split in catalog.splits.items()
+        for path, label in zip(split.paths, split.labels.tolist(), strict=True)
+    }
+    named = {photo for copy in copies for photo in (copy.a, copy.b)}
     strangers = sorted(
         {
             f"{photo.path!r} of {photo.split}"
-            for copy in copies
-            for photo in (copy.a, copy.b)
-            if (photo.split, photo.path) not in known
+            for photo in named
+            if (photo.split, photo.path) not in label_of
         }
     )
     if strangers:
@@ -36,6 +40,16 @@ def exclude_copies(catalog: Catalog, file: Path) -> Catalog:
             f"{file} names {len(strangers):,} photographs that are not in {catalog.root} "
             f"({', '.join(strangers[:SHOWN])}{', ...' if len(strangers) > SHOWN else ''}); "
             "audit this data set, with the same --seed, and use that table"
+        )
+    stale = sorted(
+        f"{photo.path!r} ({photo.label!r} there, {now!r} in the data)"
+        for photo in named
+        if (now := label_of[photo.split, photo.path]) != photo.label
+    )
+    if stale:
+        raise UserError(
+            f"{file} gives {len(stale):,} photographs a label that they no longer have: "
+            f"{', '.join(stale[:SHOWN])}{', ...' if len(stale) > SHOWN else ''}; audit again"
         )
     excluded = copies_to_exclude(copies)
     counts = Counter(

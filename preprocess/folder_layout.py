@@ -33,10 +33,12 @@ def read_folder_layout(data: Path, *, seed: int) -> Catalog:
     """Take every folder as a class.
 
     Raises:
-        UserError: No photographs, ``train/`` without ``val/``, or two folders for one split.
+        UserError: No photographs, ``train/`` without ``val/``, two folders for one split, or a link
+            that makes a class of photographs of another one.
     """
     split_folders = _find_split_folders(data)
     ignored = _Ignored()
+    folders: dict[Path, Path] = {}
     if split_folders:
         for needed in ("train", "val"):
             if needed not in split_folders:
@@ -46,15 +48,16 @@ def read_folder_layout(data: Path, *, seed: int) -> Catalog:
                 )
         ignored.look_beside(data, set(split_folders.values()))
         found = {
-            split: _photos_by_class(data, folder, ignored)
+            split: _photos_by_class(data, folder, ignored, folders)
             for split, folder in split_folders.items()
         }
         notes = (
             [] if "test" in found else ["no test/: training will report validation scores alone"]
         )
     else:
-        found, note = _split(_photos_by_class(data, data, ignored), seed)
+        found, note = _split(_photos_by_class(data, data, ignored, folders), seed)
         notes = [note]
+    _refuse_shared(folders)
     notes += ignored.notes(data)
     class_names = tuple(sorted({name for classes in found.values() for name in classes}))
     if not any(classes for classes in found.values()):
@@ -137,15 +140,24 @@ def _examples(paths: list[Path], data: Path) -> str:
     return ", ".join(names) + (", ..." if len(paths) > SHOWN else "")
 
 
-def _photos_by_class(root: Path, folder: Path, ignored: _Ignored) -> Photos:
-    """``class name -> paths relative to root``, sorted; hidden and foreign files are skipped."""
+def _photos_by_class(
+    root: Path, folder: Path, ignored: _Ignored, folders: dict[Path, Path]
+) -> Photos:
+    """``class name -> paths relative to root``, sorted; hidden and foreign files are skipped.
+
+    Each class folder is noted in ``folders``, with where it really lies.
+    """
     classes: Photos = {}
+    above = {each for at in (folder.resolve(), root.resolve()) for each in (at, *at.parents)}
     for each in sorted(folder.iterdir()):
         if each.name.startswith("."):
             continue
         if not each.is_dir():
             ignored.add_file(each, outside=True)
             continue
+        real = each.resolve()
+        if real in above:
+            raise UserError(f"class folder {each} is a link to {real}, which holds it; remove it")
         paths = []
         for at, _, names in os.walk(each):
             for name in names:
@@ -158,9 +170,27 @@ def _photos_by_class(root: Path, folder: Path, ignored: _Ignored) -> Photos:
                     ignored.add_file(Path(file))
         if paths:
             classes[each.name] = sorted(paths)
+            folders[each] = real
         else:
             ignored.folders.append(each)
     return classes
+
+
+def _refuse_shared(folders: dict[Path, Path]) -> None:
+    """Refuse class folders that are, by a link, one folder, or one inside the other."""
+    named: dict[Path, Path] = {}
+    for folder, real in folders.items():
+        other = named.setdefault(real, folder)
+        if other != folder:
+            raise UserError(
+                f"class folders {other} and {folder} are one folder, {real}; remove the link"
+            )
+    for folder, real in folders.items():
+        other = next((named[parent] for parent in real.parents if parent in named), folder)
+        if other != folder:
+            raise UserError(
+                f"class folder {folder} is a link into class folder {other}: {real}; remove it"
+            )
 
 
 def _split(classes: Photos, seed: int) -> tuple[dict[str, Photos], str]:

@@ -44,6 +44,8 @@ class PackOptions:
         from shards.format import MANIFEST_NAME
 
         out = require_path("shards_dir", self.out, "--out SHARDS")
+        if ".." in out.parts:  # new/../photos is not there until new is made, and then is photos
+            out = out.resolve()
         refuse_code_folder(out, "output folder")
         if not (out / MANIFEST_NAME).is_file():  # a finished set may lie on a read-only disk
             require_output_folder(out, "the shard set")

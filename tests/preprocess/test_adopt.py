@@ -110,12 +110,14 @@ def test_images_that_fit_keep_their_bytes_and_the_old_key(
 ) -> None:
     small = jpeg(photo(rng, 90, 80))
     for split in ("train", "val"):
-        write_tar(tmp_path / "a" / f"{split}.tar", sample("dir/odd key", small, "agaric"))
+        members = sample("dir/odd key", small, "agaric") + sample("b", image(), "bolete")
+        write_tar(tmp_path / "a" / f"{split}.tar", members)
     adopt(tmp_path / "a", tmp_path / "set")
     with ShardSet(tmp_path / "set").split("train") as train:
-        assert train.payload(0).tobytes() == small
-        assert train.metadata(0) == {"path": "train.tar/dir/odd key.jpg", "key": "dir/odd key"}
-        assert train.samples["key"].tolist() == [0]
+        at = train.labels.tolist().index(0)
+        assert train.payload(at).tobytes() == small
+        assert train.metadata(at) == {"path": "train.tar/dir/odd key.jpg", "key": "dir/odd key"}
+        assert train.samples["key"].tolist() == [0, 1]
 
 
 def test_labels_of_json_are_understood_and_the_json_is_kept(
@@ -124,9 +126,10 @@ def test_labels_of_json_are_understood_and_the_json_is_kept(
     said = {"label": "Boletus edulis", "latitude": 47.5, "path": "theirs"}
     for split in ("train", "valid"):
         members = [("k.PNG", image()), ("k.json", json.dumps(said).encode()), ("k.txt", b"x")]
+        members += [("l.jpg", image()), ("l.json", b'{"species": "Amanita muscaria"}')]
         write_tar(tmp_path / "a" / split / "00.tar", members)
     manifest = adopt(tmp_path / "a", tmp_path / "set")
-    assert manifest.class_names == ("Boletus edulis",)
+    assert manifest.class_names == ("Amanita muscaria", "Boletus edulis")
     with ShardSet(tmp_path / "set").split("val") as val:
         assert val.metadata(0) == {"path": "valid/00.tar/k.png", "key": "k", "json": said}
 
@@ -199,6 +202,14 @@ def test_a_shard_set_of_ours_can_be_adopted(tiny_shards: Path, tmp_path: Path) -
         assert new.metadata(0)["json"] == ours.metadata(0)
 
 
+def test_a_shard_set_of_ours_is_adopted_with_a_note_on_what_is_lost(tiny_shards: Path) -> None:
+    catalog = read_webdataset(tiny_shards, splits={}, class_names=None, seed=0)
+    assert any(
+        "`python -m train` reads as it is; adopted, every photograph counts once" in note
+        for note in catalog.notes
+    )
+
+
 def test_a_manifest_of_something_else_gives_no_class_names(foreign: Path, tmp_path: Path) -> None:
     names = adopt(foreign, tmp_path / "without").class_names
     (foreign / "manifest.json").write_text('{"name": "an application", "version": 2}')
@@ -241,6 +252,30 @@ BAD: dict[str, tuple[dict[str, list[tuple[str, bytes]]], str]] = {
         {"train.tar": sample("a", b"x", "9" * 5000)},
         r"train: 1 samples have a label of more than 1,000 characters: train\.tar/a",
     ),
+    "an extension twice": (
+        {"train.tar": [("a.JPG", b"x"), *sample("a", b"x", "0")]},
+        r"train: 1 samples have an extension twice: train\.tar/a\.jpg",
+    ),
+    "a label that is not UTF-8": (
+        {"train.tar": [("a.jpg", b"x"), ("a.cls", b"C\xe8pe")]},
+        r"train: 1 samples have a label that is not UTF-8: train\.tar/a",
+    ),
+    "a label with a control character": (
+        {"train.tar": sample("a", b"x", "Bo\x1b[31mletus")},
+        r"train: 1 samples have a label with control characters: train\.tar/a",
+    ),
+    "a truth value for a label": (
+        {"train.tar": [("a.jpg", b"x"), ("a.json", b'{"label": true}')]},
+        r"samples have a JSON label that is neither a name nor a whole number: train\.tar/a",
+    ),
+    "numbers and names": (
+        {"train.tar": sample("a", b"x", "7"), "val.tar": sample("a", b"x", "Boletus")},
+        r"^labels are numbers \('7'\) and names \('Boletus'\), expected one or the other$",
+    ),
+    "one class": (
+        {"train.tar": sample("a", b"x", "7"), "val.tar": sample("a", b"x", "7")},
+        r"^all samples have the label '7'; a classifier needs two or more$",
+    ),
     "a key twice": (
         {
             "train.tar": sample("a", b"x", "0") + sample("b", b"x", "0") + sample("a", b"x", "0"),
@@ -268,6 +303,37 @@ def test_a_tar_cut_short_is_refused_by_name(foreign: Path, tmp_path: Path) -> No
     tar.write_bytes(tar.read_bytes()[:3000])
     with pytest.raises(UserError, match=r"train: 1 tars cannot be read: train-0001\.tar \("):
         adopt(foreign, tmp_path / "set")
+
+
+def damage_a_header(data: bytes) -> bytes:
+    """Flip a bit of the second sample's first header."""
+    at = data.index(b"photos/no 01.jpg\0")
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (damage_a_header, r"damaged header at byte [\d,]+"),
+        (lambda data: data[: data.index(b"photos/no 01.jpg\0")], "cut: no end marker"),
+        (lambda data: data[: len(data.rstrip(b"\0")) // 512 * 512 + 1024], "cut: no end marker"),
+        (lambda data: data + data, r"more behind its end at byte [\d,]+; were tars joined\?"),
+    ],
+    ids=["damaged", "cut between members", "cut in the end marker", "joined"],
+)
+def test_no_sample_of_a_tar_is_lost_silently(
+    change: Callable[[bytes], bytes], said: str, foreign: Path
+) -> None:
+    tar = foreign / "train-0000.tar"
+    tar.write_bytes(change(tar.read_bytes()))
+    with pytest.raises(UserError, match=rf"tars cannot be read: train-0000\.tar \({said}\)"):
+        read_webdataset(foreign, splits={}, class_names=None, seed=0)
+
+
+def test_a_tar_without_samples_is_noted(foreign: Path) -> None:
+    write_tar(foreign / "train-0002.tar", [])
+    catalog = read_webdataset(foreign, splits={}, class_names=None, seed=0)
+    assert "1 tars give no sample: train-0002.tar" in catalog.notes
 
 
 def test_a_compressed_tar_is_refused_with_the_remedy(tmp_path: Path) -> None:
@@ -315,7 +381,8 @@ def test_json_that_is_nested_beyond_reason_is_left_behind(tmp_path: Path, image:
         members = []
         for depth in (50, *range(300, 1200, 20), 100_000):
             text = "[" * depth + "]" * depth
-            members += [*sample(f"k{depth}", image(), "0"), (f"k{depth}.json", text.encode())]
+            label = "0" if depth < 700 else "1"
+            members += [*sample(f"k{depth}", image(), label), (f"k{depth}.json", text.encode())]
         write_tar(tmp_path / "a" / f"{split}.tar", members)
     adopt(tmp_path / "a", tmp_path / "set")
     with ShardSet(tmp_path / "set").split("val") as val:

@@ -401,13 +401,36 @@ def test_a_table_of_other_photographs_is_refused(tiny_dataset: Path, table: Path
         exclude_copies(read_catalog(tiny_dataset), table)
 
 
+def test_a_table_with_labels_that_were_corrected_since_is_refused(
+    data_with_copies: Path, table: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(data_with_copies, tmp_path / "data"))
+    name = f"{BOLETUS}/other label.jpg"
+    train = (data / "train.csv").read_text()
+    (data / "train.csv").write_text(train.replace(f"{name},{BOLETUS}", f"{name},{AMANITA}"))
+    with pytest.raises(UserError) as caught:
+        exclude_copies(read_catalog(data), table)
+    assert caught.value.message == (
+        f"{table} gives 1 photographs a label that they no longer have: "
+        f"{name!r} ({BOLETUS!r} there, {AMANITA!r} in the data); audit again"
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("path,label\na,b\n", r"is no audit\.csv: it has no column kind, distance"),
         (
             "kind,distance,split_a,path_a,label_a,split_b,path_b,label_b\nnear,x,a,b,c,d,e,f\n",
-            r"line 2: distance 'x' is no number",
+            r"line 2: distance 'x' is no number from 0 to 64",
+        ),
+        (
+            "kind,distance,split_a,path_a,label_a,split_b,path_b,label_b\nExact,0,a,b,c,d,e,f\n",
+            r"line 2: kind 'Exact' is neither exact nor near",
+        ),
+        (
+            "kind,distance,split_a,path_a,label_a,split_b,path_b,label_b\nexact,0,a,b,c\n",
+            r"line 2 has too few fields, expected kind,distance,",
         ),
     ],
 )

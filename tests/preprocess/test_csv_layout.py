@@ -240,3 +240,41 @@ def test_an_unbalanced_quote_in_a_large_file_is_a_problem_not_a_traceback(make: 
 
 def test_a_path_with_a_zero_byte_is_a_problem_not_a_traceback(make: Make) -> None:
     assert "train.csv" in problem(make(train=TRAIN + "a\0b/1.jpg,a\n", val=VAL), max_missing=0)
+
+
+def test_of_two_data_sets_below_a_folder_none_is_taken(make: Make, tmp_path: Path) -> None:
+    for name in ("fungi", "herbs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.csv").write_text(TRAIN)
+    assert problem(tmp_path) == (
+        f"{tmp_path} holds 2 data sets with CSV files: fungi, herbs; "
+        f"name one, such as {tmp_path}/fungi"
+    )
+    make(train=TRAIN, val=VAL)  # its own come first
+    assert read_catalog(tmp_path).root == tmp_path / "merged_dataset"
+
+
+@pytest.mark.parametrize(
+    ("put", "said"),
+    [
+        (lambda file: file.mkdir(), "is a folder, expected a file"),
+        (lambda file: os.mkfifo(file), "is a pipe or a device, expected a file"),
+        (
+            lambda file: file.symlink_to("gone.csv"),
+            "is no regular file: a link to gone.csv, which is not there",
+        ),
+    ],
+    ids=["folder", "pipe", "link"],
+)
+@pytest.mark.parametrize("folder", [".", "deeper"])
+def test_a_table_that_is_no_regular_file_is_named(
+    put: Callable[[Path], object], said: str, folder: str, make: Make, tmp_path: Path
+) -> None:
+    data = make(train=TRAIN, val=VAL)
+    (data / "val.csv").unlink()
+    put(data / "val.csv")
+    if folder != ".":
+        (tmp_path / folder).mkdir()
+        (data / "train.csv").rename(tmp_path / folder / "train.csv")
+        (data / "val.csv").rename(tmp_path / folder / "val.csv")
+    assert f"  - {tmp_path / folder}/val.csv {said}" in problem(data)

@@ -162,3 +162,45 @@ def test_a_missing_folder_and_a_file_are_refused(tmp_path: Path) -> None:
     assert problem(tmp_path / "nowhere") == f"no such folder: {tmp_path / 'nowhere'}"
     (tmp_path / "file").touch()
     assert "is a file, expected the folder of the data set" in problem(tmp_path / "file")
+
+
+@pytest.mark.parametrize("up", [".", "..", "/"])
+def test_a_link_to_a_folder_above_is_no_class(tmp_path: Path, up: str) -> None:
+    data = make_folders(tmp_path / "data", {"a": 4, "b": 4})
+    (data / "loop").symlink_to(up)
+    assert problem(data) == (
+        f"class folder {data}/loop is a link to {(data / up).resolve()}, which holds it; remove it"
+    )
+
+
+def test_a_link_to_its_own_split_is_no_class(tmp_path: Path) -> None:
+    data = make_folders(tmp_path, {"train/a": 1, "train/b": 1, "val/a": 1, "val/b": 1})
+    (data / "train" / "loop").symlink_to(".")
+    assert problem(data) == (
+        f"class folder {data}/train/loop is a link to {data}/train, which holds it; remove it"
+    )
+
+
+def test_a_link_to_another_class_is_refused_by_both_names(tmp_path: Path) -> None:
+    data = make_folders(tmp_path, {"Bluebell": 4, "Daisy": 4})
+    (data / "Blau").symlink_to("Bluebell")
+    assert problem(data) == (
+        f"class folders {data}/Blau and {data}/Bluebell are one folder, {data}/Bluebell; "
+        "remove the link"
+    )
+
+
+def test_a_link_into_another_class_is_refused_by_both_names(tmp_path: Path) -> None:
+    data = make_folders(tmp_path, {"Bluebell": 1, "Bluebell/blue": 4, "Daisy": 4})
+    (data / "Blau").symlink_to("Bluebell/blue")
+    assert problem(data).startswith(
+        f"class folder {data}/Blau is a link into class folder {data}/Bluebell"
+    )
+
+
+def test_class_folders_may_lie_elsewhere(tmp_path: Path) -> None:
+    store = make_folders(tmp_path / "store", {"a": 4, "b": 4})
+    (tmp_path / "data").mkdir()
+    for name in "ab":
+        (tmp_path / "data" / name).symlink_to(store / name)
+    assert read_catalog(tmp_path / "data").class_names == ("a", "b")

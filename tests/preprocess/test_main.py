@@ -105,6 +105,31 @@ def test_an_output_that_is_a_file_is_refused_and_kept(
     assert (tmp_path / "set").read_text() == "precious"
 
 
+def test_a_detour_by_a_folder_to_be_made_does_not_lead_into_the_photographs(
+    dataset_copy: Path, tmp_path: Path
+) -> None:
+    before = tree(tmp_path)
+    detour = tmp_path / "new" / ".." / dataset_copy.name
+    result = CliRunner().invoke(main, [str(dataset_copy), "--out", str(detour)])
+    assert result.exit_code == 2
+    refused = f"{dataset_copy} is not empty and holds no shard set; choose another folder"
+    assert refused in result.output
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["manifest.json", ".pack"])
+def test_an_audit_is_not_written_into_a_shard_set(
+    name: str, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    shards = tmp_path / "set"
+    (shards / name).mkdir(parents=True)
+    for out in (shards, tmp_path / "new" / ".." / "set"):
+        result = CliRunner().invoke(main, ["audit", str(tiny_dataset), "--out", str(out)])
+        assert result.exit_code == 2
+        assert f"--out {out} is a shard set, which takes no other files" in result.output
+    assert tree(shards) == {name}
+
+
 def test_an_output_below_a_file_is_refused(
     tiny_dataset: Path, tmp_path: Path, run_command: Any
 ) -> None:
