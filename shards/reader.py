@@ -82,6 +82,12 @@ class Split:
                 f"{directory / samples_name(name)} has {len(self.samples)} samples, "
                 f"the manifest says {self.info.samples}; pack the set again"
             )
+        for shard in np.unique(self.samples["shard"]).tolist():
+            if shard_name(name, shard) not in manifest.files:
+                raise ShardError(
+                    f"{directory / samples_name(name)} has samples in {shard_name(name, shard)}, "
+                    "which the manifest does not list; pack the set again"
+                )
         # Indexing these costs a tenth of a record's field, and every read does it.
         self._shards, self._offsets, self._sizes = (
             array("q", self.samples[field].astype(np.int64).tobytes())

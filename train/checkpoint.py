@@ -20,11 +20,11 @@ import torch
 from preprocess.image import ImageOptions
 from shards.errors import JobError, UserError
 from shards.machine import free_disk
+from shards.plain import from_plain
 from shards.writer import atomic_file
 from train.config import TrainConfig
 from train.models import Classifier, create_model
 from train.optimizer import state_shapes
-from train.plain import from_plain
 
 CHECKPOINT_VERSION = 1
 MARK = "hyphae_checkpoint"

@@ -15,9 +15,9 @@ from loaders.config import AugmentBy, Backend, OnBadSample, Read, Resample
 from loaders.plan import Sampling
 from loaders.subset import Subset
 from shards.errors import UserError
+from shards.plain import from_plain
 from shards.reader import Verify
 from train.limits import LIMITS, check_limits
-from train.plain import from_plain
 
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["cosine-epoch", "cosine", "linear", "constant"]

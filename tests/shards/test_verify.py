@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from shards.format import MANIFEST_NAME, Manifest
 from shards.reader import ShardSet
 from shards.verify import verify
 
@@ -44,6 +47,48 @@ def test_a_foreign_file_is_named(shards_copy: Path) -> None:
     (shards_copy / "notes.txt").write_text("mine")
     (problem,) = verify(ShardSet(shards_copy))
     assert (problem.file, problem.what) == ("notes.txt", "not part of the set")
+
+
+def reseal(shards: Path, **fields: Any) -> None:
+    """Change the manifest as a program that seals it anew does."""
+    manifest = replace(Manifest.read(shards), **fields)
+    (shards / MANIFEST_NAME).write_text(manifest.to_json())
+
+
+@pytest.mark.parametrize(
+    ("field", "file", "what"),
+    [
+        ("samples", "train.samples.npy", "has 24 samples, the manifest says 23"),
+        ("rows", MANIFEST_NAME, "says 35 rows of split train, its tables say 36"),
+        ("bytes", MANIFEST_NAME, "bytes of split train, its tables say"),
+    ],
+)
+def test_a_manifest_that_counts_otherwise_than_its_tables_is_a_problem(
+    field: str, file: str, what: str, shards_copy: Path
+) -> None:
+    splits = Manifest.read(shards_copy).splits
+    wrong = replace(splits["train"], **{field: getattr(splits["train"], field) - 1})
+    reseal(shards_copy, splits=splits | {"train": wrong})
+    (problem,) = verify(ShardSet(shards_copy))
+    assert problem.file == file
+    assert what in problem.what
+    assert problem.remedy == "remove the folder and run the packing command again"
+
+
+def test_a_label_beyond_the_class_names_is_a_problem(shards_copy: Path) -> None:
+    reseal(shards_copy, class_names=("a", "b"))
+    assert {problem.file for problem in verify(ShardSet(shards_copy))} == {MANIFEST_NAME}
+
+
+def test_a_tar_that_the_manifest_does_not_list_is_not_advised_to_be_deleted(
+    shards_copy: Path,
+) -> None:
+    files = Manifest.read(shards_copy).files
+    lost = {"train-000000.tar", "train-000000.idx"}
+    reseal(shards_copy, files={name: each for name, each in files.items() if name not in lost})
+    problems = verify(ShardSet(shards_copy))
+    assert {problem.file for problem in problems} == lost | {"train.samples.npy"}
+    assert not any("delete" in problem.remedy for problem in problems)
 
 
 def test_a_lost_table_is_mended_by_what_verify_says(
