@@ -226,5 +226,9 @@ def _check_counts(manifest: Manifest) -> None:
 
 
 def _damaged(manifest: Path, what: str) -> ShardError:
-    remedy = f"remove {manifest.parent} and pack again"
-    return ShardError(f"{manifest} is damaged: {what}; {remedy}")
+    return ShardError(f"{manifest} is damaged: {what}; {remedy(manifest.parent)}")
+
+
+def remedy(directory: Path) -> str:
+    """What to do about a damaged manifest of a folder."""
+    return f"remove {directory} and pack again"
