@@ -183,7 +183,8 @@ class TrainConfig:
     overfit_batches: int | None = None
     """Train on the first N batches alone, always the same pixels, and take them for val, too."""
     fast_dev_run: bool = False
-    """One training step and one batch of val, in a folder that is removed: does it work?"""
+    """One training step and one batch of val, in a folder that is removed
+    unless --out names one: does it work?"""
     profile: bool = False
     """Watch a few steps with torch's profiler: a trace in the run folder, and what took the time."""
     deterministic: bool = False
