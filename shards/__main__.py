@@ -122,7 +122,14 @@ def cat_command(shards: Path, key: int, split: str) -> None:
                 f"no sample {key_name(key)} in split {split} of {shards}; "
                 f"`python -m shards ls` lists them"
             )
-        sys.stdout.buffer.write(opened.payload(int(found[0])))
+        payload = opened.payload(int(found[0]))
+        try:
+            sys.stdout.buffer.write(payload)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 @main.command(name="merge")

@@ -182,7 +182,10 @@ class Manifest:
         if not directory.is_dir():
             raise ShardError(f"no shard folder {directory}; `make shards` packs one")
         if path.is_file():
-            text = path.read_text(encoding="utf-8", errors="replace")
+            try:
+                text = path.read_text(encoding="utf-8", errors="replace")
+            except OSError as error:
+                raise unreadable(path, error, "check the disk") from None
             return cls.from_json(text, path)
         if (directory / WORK_NAME).is_dir():
             raise ShardError(
@@ -227,6 +230,12 @@ def _check_counts(manifest: Manifest) -> None:
 
 def _damaged(manifest: Path, what: str) -> ShardError:
     return ShardError(f"{manifest} is damaged: {what}; {remedy(manifest.parent)}")
+
+
+def unreadable(file: Path, error: OSError, otherwise: str) -> ShardError:
+    """The error for a file of a set that the system does not give: packing mends no permissions."""
+    what_to_do = "check its permissions" if isinstance(error, PermissionError) else otherwise
+    return ShardError(f"cannot read {file}: {error.strerror}; {what_to_do}")
 
 
 def remedy(directory: Path) -> str:
