@@ -37,7 +37,10 @@ def dask_executor(address: str) -> Iterator[Executor]:
     try:
         client = Client(address, timeout=CONNECT_TIMEOUT_S)
     except (OSError, ValueError) as error:
-        raise UserError(f"no Dask scheduler answers at {address}: {error}") from None
+        raise UserError(
+            f"no Dask scheduler answers at {address}: {error}; expected an address as in "
+            "tcp://host:8786"
+        ) from None
     with client:
         _check_workers(address, client.run(codec_versions))
         yield client.get_executor(retries=RETRIES, pure=False)

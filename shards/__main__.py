@@ -77,8 +77,9 @@ def verify_command(shards: Path | None, decode: bool, threads: int | None) -> No
 def ls_command(shards: Path | None, split: str, label: str | None) -> None:
     """List the samples of a split.
 
-    A line each: key, size, repeats, class, source path.
+    A line each: key, size, repeats, class, source path; control characters are escaped.
     """
+    from shards.describe import printable
     from shards.format import key_name
     from shards.reader import ShardSet
 
@@ -93,7 +94,8 @@ def ls_command(shards: Path | None, split: str, label: str | None) -> None:
             if label in (None, name):
                 click.echo(
                     f"{key_name(record['key'])}  {record['width']}x{record['height']}  "
-                    f"x{record['repeats']}  {name}  {opened.metadata(sample)['path']}"
+                    f"x{record['repeats']}  {printable(name)}  "
+                    f"{printable(opened.metadata(sample)['path'])}"
                 )
 
 

@@ -43,8 +43,21 @@ def describe(directory: Path, manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
+def printable(text: str) -> str:
+    r"""``text`` on one line, whatever it holds: control characters as Python writes them.
+
+    >>> printable("a\nb")
+    'a\\nb'
+    """
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
 def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items())
+    return printable(
+        ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items())
+    )
 
 
 def _originals(originals: Mapping[str, float]) -> str:
@@ -58,8 +71,12 @@ def _originals(originals: Mapping[str, float]) -> str:
 
 def _options(options: Mapping[str, object]) -> str:
     """Those that are set."""
-    return ", ".join(
-        f"{name.replace('_', ' ')} {value}" for name, value in options.items() if value is not None
+    return printable(
+        ", ".join(
+            f"{name.replace('_', ' ')} {value}"
+            for name, value in options.items()
+            if value is not None
+        )
     )
 
 

@@ -8,6 +8,7 @@ One name is a field here, an option of ``python -m train``, a key of a TOML file
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from typing import Any, Literal
 
 from loaders.augment import AugmentConfig
@@ -195,6 +196,9 @@ class TrainConfig:
             check_limits(name, getattr(self, name))
         if self.samples is not None and self.budget is not None:
             raise ValueError("samples and budget both say how long the run is; give one of them")
+        if not all(0 < each < inf for each in self.std):
+            numbers = ",".join(map(str, self.std))
+            raise ValueError(f"std must be above 0 in each channel, got {numbers}")
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
         if self.weights is not None and self.finetune_from is not None:

@@ -12,6 +12,7 @@ import pytest
 from shards.format import MANIFEST_NAME, Manifest
 from shards.reader import ShardSet
 from shards.verify import verify
+from shards.writer import Sample
 
 
 def flip(path: Path, at: int) -> None:
@@ -47,6 +48,24 @@ def test_a_foreign_file_is_named(shards_copy: Path) -> None:
     (shards_copy / "notes.txt").write_text("mine")
     (problem,) = verify(ShardSet(shards_copy))
     assert (problem.file, problem.what) == ("notes.txt", "not part of the set")
+
+
+def test_ls_keeps_to_a_line_a_sample_whatever_names_hold(
+    write_set: Any, tmp_path: Path, run_command: Any
+) -> None:
+    path = "a\nb\x1b[31m\u202e.jpg"
+    write_set(tmp_path, [sample_of(path)])
+    reseal(tmp_path, class_names=("x", "y\r\nz"), sources={"from\n": 1})
+    listed = run_command("shards", "ls", str(tmp_path))
+    assert listed.stdout == ("000000000  4x3  x1  y\\r\\nz  a\\nb\\x1b[31m\\u202e.jpg\n")
+    assert "added     1 from\\n\n" in run_command("shards", "info", str(tmp_path)).stdout
+
+
+def sample_of(path: str) -> Sample:
+    return Sample(
+        key=0, label=1, repeats=1, payload=b"pixels", extension="jpg", width=4, height=3,
+        metadata={"path": path},
+    )  # fmt: skip
 
 
 def reseal(shards: Path, **fields: Any) -> None:

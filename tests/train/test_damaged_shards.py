@@ -55,6 +55,12 @@ def test_damage_that_ends_a_fast_dev_run_promises_no_checkpoint(
     assert ended.err.endswith(". Mend the set, then start again\n")
 
 
+def test_skipping_without_check_sums_is_warned_about(train_command: Any) -> None:
+    ended = train_command("--fast-dev-run", "--verify", "never", "--on-bad-sample", "skip")
+    assert ended.code == 0
+    assert "warning: --verify never looks at no check sum: of damaged photographs, " in ended.out
+
+
 def test_a_run_goes_on_from_its_last_checkpoint_once_the_set_is_mended(
     train_tiny: Any, stop_after: Any, shards_copy: Path, tmp_path: Path, command_line: Any,
     tiny_shards: Path, resume: Any, finished_run: Path, outcome_of: Any,
