@@ -106,7 +106,8 @@ def ls_command(shards: Path | None, split: str, label: str | None) -> None:
 def cat_command(shards: Path, key: int, split: str) -> None:
     """Write the stored image of KEY to standard output.
 
-    Such as `python -m shards cat SHARDS 42 > 42.jpg`.
+    Such as `python -m shards cat SHARDS 42 > 42.jpg`. One that is stored as an array is written as
+    .npy, which np.load reads.
     """
     import numpy as np
 

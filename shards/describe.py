@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def describe(directory: Path, manifest: Manifest) -> str:
         for name, each in manifest.splits.items()
     ]
     lines.append("stored    " + _counts(manifest.stored))
+    if manifest.options.get("raw_share"):
+        lines += _forms(directory, manifest)
     if manifest.rejected:
         lines.append("rejected  " + _counts(manifest.rejected) + " (see rejected.csv)")
     lines += [
@@ -41,6 +44,25 @@ def describe(directory: Path, manifest: Manifest) -> str:
     lines.append("options   " + _options(manifest.options))
     lines.append("versions  " + ", ".join(f"{name} {v}" for name, v in manifest.versions.items()))
     return "\n".join(lines)
+
+
+def _forms(directory: Path, manifest: Manifest) -> list[str]:
+    """How many images are arrays and how many JPEGs, with their bytes: what the indexes list."""
+    counts = {"npy": 0, "jpg": 0}
+    sizes = dict(counts)
+    for name in manifest.files:
+        if name.endswith(".idx"):
+            try:
+                text = (directory / name).read_text(encoding="ascii")
+            except (OSError, UnicodeDecodeError):
+                return []  # `verify` says what is wrong with it
+            for kind, size in re.findall(r"^(npy|jpg) \d+ (\d+) ", text, re.MULTILINE):
+                counts[kind] += 1
+                sizes[kind] += int(size)
+    return [
+        f"forms     {counts['npy']:,} arrays ({human_bytes(sizes['npy'])}), "
+        f"{counts['jpg']:,} JPEGs ({human_bytes(sizes['jpg'])})"
+    ]
 
 
 def printable(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from shards.describe import describe
 from shards.format import MANIFEST_NAME, Manifest
 from shards.reader import ShardSet
 from shards.verify import verify
@@ -59,6 +60,22 @@ def test_ls_keeps_to_a_line_a_sample_whatever_names_hold(
     listed = run_command("shards", "ls", str(tmp_path))
     assert listed.stdout == ("000000000  4x3  x1  y\\r\\nz  a\\nb\\x1b[31m\\u202e.jpg\n")
     assert "added     1 from\\n\n" in run_command("shards", "info", str(tmp_path)).stdout
+
+
+def test_info_counts_arrays_and_jpegs_of_a_set_that_stores_both(
+    write_set: Any, tmp_path: Path
+) -> None:
+    jpeg = sample_of("npy 1 2 a.jpg")
+    arrays = [
+        replace(jpeg, key=key, extension="npy", payload=bytes(500 * key)) for key in (1, 2, 4)
+    ]
+    write_set(tmp_path, [jpeg, *arrays])
+    manifest = Manifest.read(tmp_path)
+    assert "forms" not in describe(tmp_path, manifest)
+    both = replace(manifest, options={"raw_share": 0.5})
+    assert "\nforms     3 arrays (3.5 kB), 1 JPEGs (6 B)\n" in describe(tmp_path, both)
+    (tmp_path / "train-000001.idx").unlink()
+    assert "forms" not in describe(tmp_path, both)
 
 
 def sample_of(path: str) -> Sample:
