@@ -26,7 +26,7 @@ from loaders.transfer import (
     is_final,
 )
 from shards.errors import ShardError, UserError
-from shards.format import MANIFEST_NAME, FileInfo, Manifest, rows_name, samples_name
+from shards.format import MANIFEST_NAME, FileInfo, Manifest, remedy, rows_name, samples_name
 
 ATTEMPTS = 4
 FIRST_PAUSE = 0.5
@@ -37,6 +37,8 @@ LARGEST_MANIFEST = 1 << 28
 NAME = "{name}"
 """Stands for the name of a file in a URL or command."""
 COMMAND = "pipe:"
+
+WHAT_ANSWERS = "this is where the shard set lies, and that no page to log in answers in its place"
 
 
 class SourceClosed(Exception):
@@ -180,7 +182,9 @@ def fetched_index(where: str) -> Iterator[Path]:
             manifest = Manifest.read(folder)
         except ShardError as error:
             here, there = str(folder / MANIFEST_NAME), source.address(MANIFEST_NAME)
-            raise ShardError(error.message.replace(here, there)) from None
+            what, damaged, _ = error.message.partition(f"; {remedy(folder)}")
+            advice = f"; check that {WHAT_ANSWERS}" if damaged else ""
+            raise ShardError(what.replace(here, there) + advice) from None
         for split in manifest.splits:
             for table in (samples_name(split), rows_name(split)):
                 (folder / table).write_bytes(source.fetch(table, manifest.files[table]))

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from loaders.draws import Ids, Purpose, class_ranks, random_bits, random_order
 from shards.errors import UserError, unknown_name
 from shards.reader import Split
+from shards.user_paths import require_regular_file
 
 Mask = npt.NDArray[np.bool_]
 
@@ -190,19 +191,30 @@ def read_names(values: Iterable[str]) -> tuple[str, ...]:
     """Class names as they are typed: ``A,B``, or ``@FILE`` with one name a line; each once.
 
     Raises:
-        UserError: A file that cannot be read.
+        UserError: A file that cannot be read, or a value that names no class: taken for "all of
+            them", an empty list would choose the opposite of what was asked for.
     """
-    names: list[str] = []
+    found: dict[str, None] = {}
     for value in values:
-        if value.startswith("@"):
-            try:
-                names += Path(value[1:]).read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                why = getattr(error, "strerror", None) or error
-                raise UserError(f"cannot read class names from {value[1:]!r}: {why}") from None
-        else:
-            names += value.split(",")
-    return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+        file = value[1:] if value.startswith("@") else None
+        names = value.split(",") if file is None else _lines(file)
+        stripped = [name.strip() for name in names if name.strip()]
+        if not stripped:
+            where = repr(value if file is None else file)
+            expected = "A,B or @FILE" if file is None else "one a line"
+            raise UserError(f"no class names in {where}, expected {expected}")
+        found |= dict.fromkeys(stripped)
+    return tuple(found)
+
+
+def _lines(file: str) -> list[str]:
+    """Of a text file, which may begin with a byte order mark."""
+    try:
+        return require_regular_file(Path(file)).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read class names from {file!r}: {error}") from None
+    except UserError as error:
+        raise UserError(f"no class names: {error.message}") from None
 
 
 def _check_shots(labels: Ids, shots: int, names: tuple[str, ...]) -> None:

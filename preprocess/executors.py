@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 
+import click
+
 from preprocess.pack import codec_versions
 from shards.errors import UserError
 from shards.workers import process_pool
@@ -17,9 +19,13 @@ RETRIES = 3
 
 @contextmanager
 def local_executor(workers: int) -> Iterator[Executor]:
-    """Processes on this machine."""
+    """Processes on this machine; what they have begun when asked to stop, they finish."""
     with process_pool(workers) as executor:
-        yield executor
+        try:
+            yield executor
+        except KeyboardInterrupt:  # the pool waits next, for seconds
+            click.echo("stopping: finishing what is under way", err=True)
+            raise
 
 
 @contextmanager
@@ -37,7 +43,10 @@ def dask_executor(address: str) -> Iterator[Executor]:
     try:
         client = Client(address, timeout=CONNECT_TIMEOUT_S)
     except (OSError, ValueError) as error:
-        raise UserError(f"no Dask scheduler answers at {address}: {error}") from None
+        raise UserError(
+            f"no Dask scheduler answers at {address}: {error}; expected an address as in "
+            "tcp://host:8786"
+        ) from None
     with client:
         _check_workers(address, client.run(codec_versions))
         yield client.get_executor(retries=RETRIES, pure=False)

@@ -77,8 +77,9 @@ def verify_command(shards: Path | None, decode: bool, threads: int | None) -> No
 def ls_command(shards: Path | None, split: str, label: str | None) -> None:
     """List the samples of a split.
 
-    A line each: key, size, repeats, class, source path.
+    A line each: key, size, repeats, class, source path; control characters are escaped.
     """
+    from shards.describe import printable
     from shards.format import key_name
     from shards.reader import ShardSet
 
@@ -93,7 +94,8 @@ def ls_command(shards: Path | None, split: str, label: str | None) -> None:
             if label in (None, name):
                 click.echo(
                     f"{key_name(record['key'])}  {record['width']}x{record['height']}  "
-                    f"x{record['repeats']}  {name}  {opened.metadata(sample)['path']}"
+                    f"x{record['repeats']}  {printable(name)}  "
+                    f"{printable(opened.metadata(sample)['path'])}"
                 )
 
 
@@ -104,7 +106,8 @@ def ls_command(shards: Path | None, split: str, label: str | None) -> None:
 def cat_command(shards: Path, key: int, split: str) -> None:
     """Write the stored image of KEY to standard output.
 
-    Such as `python -m shards cat SHARDS 42 > 42.jpg`.
+    Such as `python -m shards cat SHARDS 42 > 42.jpg`. One that is stored as an array is written as
+    .npy, which np.load reads.
     """
     import numpy as np
 
@@ -122,7 +125,14 @@ def cat_command(shards: Path, key: int, split: str) -> None:
                 f"no sample {key_name(key)} in split {split} of {shards}; "
                 f"`python -m shards ls` lists them"
             )
-        sys.stdout.buffer.write(opened.payload(int(found[0])))
+        payload = opened.payload(int(found[0]))
+        try:
+            sys.stdout.buffer.write(payload)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 @main.command(name="merge")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -79,8 +80,17 @@ def _exit_code_of(command: click.Command, prog_name: str) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        click.echo(f"error: {describe_os_error(error)}", err=True)
+        click.echo(f"error: {describe_os_error(error)}{_way_on(error)}", err=True)
         return 1
+
+
+def _way_on(error: OSError) -> str:
+    """What to do about it, where that is plain."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "; free some room and run the same command again"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "; check its permissions"
+    return ""
 
 
 def describe_os_error(error: OSError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def describe(directory: Path, manifest: Manifest) -> str:
         for name, each in manifest.splits.items()
     ]
     lines.append("stored    " + _counts(manifest.stored))
+    if manifest.options.get("raw_share"):
+        lines += _forms(directory, manifest)
     if manifest.rejected:
         lines.append("rejected  " + _counts(manifest.rejected) + " (see rejected.csv)")
     lines += [
@@ -43,8 +46,40 @@ def describe(directory: Path, manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
+def _forms(directory: Path, manifest: Manifest) -> list[str]:
+    """How many images are arrays and how many JPEGs, with their bytes: what the indexes list."""
+    counts = {"npy": 0, "jpg": 0}
+    sizes = dict(counts)
+    for name in manifest.files:
+        if name.endswith(".idx"):
+            try:
+                text = (directory / name).read_text(encoding="ascii")
+            except (OSError, UnicodeDecodeError):
+                return []  # `verify` says what is wrong with it
+            for kind, size in re.findall(r"^(npy|jpg) \d+ (\d+) ", text, re.MULTILINE):
+                counts[kind] += 1
+                sizes[kind] += int(size)
+    return [
+        f"forms     {counts['npy']:,} arrays ({human_bytes(sizes['npy'])}), "
+        f"{counts['jpg']:,} JPEGs ({human_bytes(sizes['jpg'])})"
+    ]
+
+
+def printable(text: str) -> str:
+    r"""``text`` on one line, whatever it holds: control characters as Python writes them.
+
+    >>> printable("a\nb")
+    'a\\nb'
+    """
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
 def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items())
+    return printable(
+        ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items())
+    )
 
 
 def _originals(originals: Mapping[str, float]) -> str:
@@ -58,8 +93,12 @@ def _originals(originals: Mapping[str, float]) -> str:
 
 def _options(options: Mapping[str, object]) -> str:
     """Those that are set."""
-    return ", ".join(
-        f"{name.replace('_', ' ')} {value}" for name, value in options.items() if value is not None
+    return printable(
+        ", ".join(
+            f"{name.replace('_', ' ')} {value}"
+            for name, value in options.items()
+            if value is not None
+        )
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from shards.errors import ShardError
+from shards.plain import from_plain
 from shards.sealed_json import digest, parse_object, seal, unseal
 
 FORMAT_VERSION = 1
@@ -144,7 +146,8 @@ class Manifest:
         """Parse and check a manifest.
 
         Raises:
-            ShardError: Not JSON, another format version, or changed since it was written.
+            ShardError: Not JSON, another format version, changed since it was written, or sealed by
+                another program with fields that make no set.
         """
         try:
             content = parse_object(text)
@@ -160,22 +163,13 @@ class Manifest:
             content = unseal(content)
         except ValueError as error:
             raise _damaged(where, str(error)) from None
-        return cls(
-            **content
-            | {
-                "class_names": tuple(content["class_names"]),
-                "splits": {
-                    name: SplitInfo(**content["splits"][name])
-                    for name in SPLITS
-                    if name in content["splits"]
-                },
-                "files": {k: FileInfo(**v) for k, v in content["files"].items()},
-                "pixels": {
-                    k: PixelStats(mean=tuple(v["mean"]), std=tuple(v["std"]))
-                    for k, v in content["pixels"].items()
-                },
-            }
-        )
+        try:
+            manifest = from_plain(cls, content, "manifest")
+            _check_counts(manifest)
+        except (ValueError, OverflowError) as error:
+            raise _damaged(where, str(error)) from None
+        splits = {name: manifest.splits[name] for name in SPLITS if name in manifest.splits}
+        return dataclasses.replace(manifest, splits=splits)
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
@@ -188,7 +182,10 @@ class Manifest:
         if not directory.is_dir():
             raise ShardError(f"no shard folder {directory}; `make shards` packs one")
         if path.is_file():
-            text = path.read_text(encoding="utf-8", errors="replace")
+            try:
+                text = path.read_text(encoding="utf-8", errors="replace")
+            except OSError as error:
+                raise unreadable(path, error, "check the disk") from None
             return cls.from_json(text, path)
         if (directory / WORK_NAME).is_dir():
             raise ShardError(
@@ -203,6 +200,44 @@ def fingerprint(options: dict[str, Any], source: dict[str, Any], versions: dict[
     return digest({"options": options, "source": source, "versions": versions})
 
 
+def belongs(name: str, manifest: Manifest) -> bool:
+    """Whether a set of these splits has a file of that name: a tar, an index or a table."""
+    if name in {of(split) for split in manifest.splits for of in (samples_name, rows_name)}:
+        return True
+    parts = re.fullmatch(r"(\w+)-(\d{6,})\.(tar|idx)", name)
+    split = manifest.splits.get(parts[1]) if parts else None
+    return bool(parts and split and int(parts[2]) < split.shards)
+
+
+def _check_counts(manifest: Manifest) -> None:
+    """Raise :class:`ValueError` for counts that cannot be, or a file that the splits need."""
+    for name, split in manifest.splits.items():
+        if name not in SPLITS:
+            raise ValueError(f"manifest.splits.{name} is none of {', '.join(SPLITS)}")
+        for count, value in dataclasses.asdict(split).items():
+            if value < 0:
+                raise ValueError(f"manifest.splits.{name}.{count} is {value}, expected 0 or more")
+        for table in (samples_name(name), rows_name(name)):
+            if table not in manifest.files:
+                raise ValueError(f"manifest.files has no {table}, which split {name} needs")
+    for file in manifest.files:
+        # A shard whose every photograph was rejected has neither of the two.
+        stem, _, kind = file.rpartition(".")
+        other = {"tar": "idx", "idx": "tar"}.get(kind)
+        if other and f"{stem}.{other}" not in manifest.files:
+            raise ValueError(f"manifest.files has {file}, but no {stem}.{other}")
+
+
 def _damaged(manifest: Path, what: str) -> ShardError:
-    remedy = f"remove {manifest.parent} and pack again"
-    return ShardError(f"{manifest} is damaged: {what}; {remedy}")
+    return ShardError(f"{manifest} is damaged: {what}; {remedy(manifest.parent)}")
+
+
+def unreadable(file: Path, error: OSError, otherwise: str) -> ShardError:
+    """The error for a file of a set that the system does not give: packing mends no permissions."""
+    what_to_do = "check its permissions" if isinstance(error, PermissionError) else otherwise
+    return ShardError(f"cannot read {file}: {error.strerror}; {what_to_do}")
+
+
+def remedy(directory: Path) -> str:
+    """What to do about a damaged manifest of a folder."""
+    return f"remove {directory} and pack again"

@@ -26,6 +26,7 @@ from shards.format import (
     rows_name,
     samples_name,
     shard_name,
+    unreadable,
 )
 from shards.sealed_json import parse_object
 
@@ -82,6 +83,12 @@ class Split:
                 f"{directory / samples_name(name)} has {len(self.samples)} samples, "
                 f"the manifest says {self.info.samples}; pack the set again"
             )
+        for shard in np.unique(self.samples["shard"]).tolist():
+            if shard_name(name, shard) not in manifest.files:
+                raise ShardError(
+                    f"{directory / samples_name(name)} has samples in {shard_name(name, shard)}, "
+                    "which the manifest does not list; pack the set again"
+                )
         # Indexing these costs a tenth of a record's field, and every read does it.
         self._shards, self._offsets, self._sizes = (
             array("q", self.samples[field].astype(np.int64).tobytes())
@@ -213,6 +220,8 @@ class Split:
         try:
             with path.open("rb") as file:
                 opened = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except PermissionError as error:
+            raise unreadable(path, error, "") from None
         except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
             why = getattr(error, "strerror", None) or error
             raise ShardError(f"cannot open shard {path}: {why}; pack the set again") from None
@@ -227,7 +236,7 @@ class Split:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise ShardError(f"cannot read {path}: {error.strerror}; pack the set again") from None
+            raise unreadable(path, error, "pack the set again") from None
         # A wrong label or offset shows nowhere else, and hashing 3 MB takes 10 ms.
         if hashlib.sha256(data).hexdigest() != self.manifest.files[name].sha256:
             raise ShardError(f"{path} is damaged: sha256 does not match; pack the set again")

@@ -13,7 +13,14 @@ import numpy as np
 import simplejpeg
 
 from shards.errors import ShardError
-from shards.format import MANIFEST_NAME, FileInfo, shard_name
+from shards.format import (
+    MANIFEST_NAME,
+    FileInfo,
+    belongs,
+    rows_name,
+    samples_name,
+    shard_name,
+)
 from shards.photo_times import TIMES_NAME
 from shards.reader import ShardSet, Split, is_array, view_array
 
@@ -62,13 +69,19 @@ def verify(
         for split_name in manifest.splits:
             try:
                 split = shard_set.split(split_name, verify="never")
-            except ShardError:
-                continue  # its table is among the wrong files
+            except ShardError as error:
+                table = samples_name(split_name)
+                if table not in wrong:  # then the manifest says something else than the table
+                    problems.append(Problem(table, error.message, _remedy(table)))
+                continue
             with split:
+                problems += _check_counts(split, wrong)
                 problems += _check_samples(split, wrong, pool, decode)
     problems += [Problem(name, what, _remedy(name)) for name, what in wrong.items()]
     problems += [
-        Problem(extra, "not part of the set", "delete it if it is not wanted")
+        Problem(extra, "the manifest does not list it", _remedy(MANIFEST_NAME))
+        if belongs(extra, manifest)
+        else Problem(extra, "not part of the set", "delete it if it is not wanted")
         for extra in sorted(each.name for each in directory.iterdir())
         if extra not in manifest.files and extra not in EXTRAS
     ]
@@ -90,6 +103,23 @@ def _check_file(path: Path, expected: FileInfo) -> str | None:
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     return None if hashed.hexdigest() == expected.sha256 else "sha256 does not match"
+
+
+def _check_counts(split: Split, wrong: dict[str, str]) -> Iterator[Problem]:
+    """Compare what the manifest says of a split with its tables, as far as these are whole."""
+    samples = split.samples
+    found = {"bytes": int(samples["size"].sum(dtype=np.int64))}
+    if rows_name(split.name) not in wrong:
+        found["rows"] = len(split.rows)
+    for name, value in found.items():
+        stated = getattr(split.info, name)
+        if stated != value:
+            what = f"says {stated:,} {name} of split {split.name}, its tables say {value:,}"
+            yield Problem(MANIFEST_NAME, what, _remedy(MANIFEST_NAME))
+    labels, classes = split.labels, split.manifest.num_classes
+    if len(labels) and labels.max() >= classes:
+        what = f"names {classes:,} classes, split {split.name} has label {labels.max()}"
+        yield Problem(MANIFEST_NAME, what, _remedy(MANIFEST_NAME))
 
 
 def _check_samples(

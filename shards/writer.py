@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -34,6 +35,8 @@ from shards.format import (
 )
 
 BLOCK = tarfile.BLOCKSIZE
+NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What only writing meets: what is read meanwhile, for the content, fails otherwise."""
 PIECE = 2**20
 """Bytes of a tar that are hashed and written at a time: still in the processor's cache."""
 
@@ -167,8 +170,10 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in NOT_WRITTEN and error.filename is None:
+            error.filename = str(path)  # which a write to an open file does not say
         raise
 
 

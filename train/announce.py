@@ -57,6 +57,11 @@ def announce(session: Session, manifest: Manifest, source: ShardSource) -> None:
             f"({stored_side}); images will be blurred up: pack again with --short-side {largest} or "
             "more"
         )
+    if config.verify == "never" and config.on_bad_sample == "skip":
+        say(
+            "warning: --verify never looks at no check sum: of damaged photographs, those that still "
+            "decode are shown as they are, and only the others are skipped"
+        )
     if session.resolved.loader == "synthetic":
         say("note: synthetic images: the scores mean nothing, only the speed does")
     if config.overfit_batches is not None:

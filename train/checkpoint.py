@@ -20,11 +20,12 @@ import torch
 from preprocess.image import ImageOptions
 from shards.errors import JobError, UserError
 from shards.machine import free_disk
+from shards.plain import from_plain
 from shards.writer import atomic_file
 from train.config import TrainConfig
+from train.folder import is_throwaway
 from train.models import Classifier, create_model
 from train.optimizer import state_shapes
-from train.plain import from_plain
 
 CHECKPOINT_VERSION = 1
 MARK = "hyphae_checkpoint"
@@ -172,7 +173,11 @@ def save_plain(path: Path, content: dict[str, Any], instead_of: Path | None = No
         if not full:
             raise
         way_on = "free some room, then start again"
-        if instead_of is not None and has_checkpoint(instead_of.parent):
+        if (
+            instead_of is not None
+            and has_checkpoint(instead_of.parent)
+            and not is_throwaway(instead_of.parent)
+        ):
             kept = instead_of if instead_of.exists() else instead_of.parent / LAST
             way_on = f"the checkpoint before it is kept ({kept}); free some room, then go on with --resume"
         raise JobError(f"cannot write {instead_of or path}: the disk is full; {way_on}") from error

@@ -8,6 +8,7 @@ One name is a field here, an option of ``python -m train``, a key of a TOML file
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from typing import Any, Literal
 
 from loaders.augment import AugmentConfig
@@ -15,9 +16,9 @@ from loaders.config import AugmentBy, Backend, OnBadSample, Read, Resample
 from loaders.plan import Sampling
 from loaders.subset import Subset
 from shards.errors import UserError
+from shards.plain import from_plain
 from shards.reader import Verify
 from train.limits import LIMITS, check_limits
-from train.plain import from_plain
 
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["cosine-epoch", "cosine", "linear", "constant"]
@@ -183,7 +184,8 @@ class TrainConfig:
     overfit_batches: int | None = None
     """Train on the first N batches alone, always the same pixels, and take them for val, too."""
     fast_dev_run: bool = False
-    """One training step and one batch of val, in a folder that is removed: does it work?"""
+    """One training step and one batch of val, in a folder that is removed
+    unless --out names one: does it work?"""
     profile: bool = False
     """Watch a few steps with torch's profiler: a trace in the run folder, and what took the time."""
     deterministic: bool = False
@@ -194,6 +196,9 @@ class TrainConfig:
             check_limits(name, getattr(self, name))
         if self.samples is not None and self.budget is not None:
             raise ValueError("samples and budget both say how long the run is; give one of them")
+        if not all(0 < each < inf for each in self.std):
+            numbers = ",".join(map(str, self.std))
+            raise ValueError(f"std must be above 0 in each channel, got {numbers}")
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
         if self.weights is not None and self.finetune_from is not None:

@@ -18,6 +18,8 @@ from shards.settings import path_setting, refuse_code_folder
 from train.config import TrainConfig
 
 LOCK = ".lock"
+THROWAWAY = "hyphae-fast-dev-run-"
+"""What the name of a folder that is removed begins with."""
 
 
 def runs_folder() -> Path:
@@ -62,8 +64,13 @@ def new_folder(folder: Path | None, config: TrainConfig) -> Iterator[Path]:
 @contextmanager
 def throwaway_folder() -> Iterator[Path]:
     """The folder of a trial, among the system's temporary ones; it goes away with all in it."""
-    with TemporaryDirectory(prefix="hyphae-fast-dev-run-") as made:
+    with TemporaryDirectory(prefix=THROWAWAY) as made:
         yield Path(made)
+
+
+def is_throwaway(folder: Path) -> bool:
+    """Whether a folder is that of a trial: no message may send anybody there."""
+    return folder.name.startswith(THROWAWAY)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from shards.commands import describe_os_error
 from shards.errors import JobError
 from train.checkpoint import has_checkpoint
+from train.folder import is_throwaway
 from train.saving import resume_command
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -39,7 +40,7 @@ def full_disk_as_job_error(folder: Path) -> Iterator[None]:
         if not _is_full(error):
             raise
         way_on = "start again"
-        if has_checkpoint(folder):
+        if has_checkpoint(folder) and not is_throwaway(folder):
             way_on = f"go on from the last checkpoint: {resume_command(folder)}"
         raise JobError(f"{describe_os_error(error)}; free some room, then {way_on}") from None
     finally:

@@ -183,7 +183,7 @@ def finish_stretch(session: Session, val: Evaluation) -> None:
     if not math.isfinite(val.loss):
         raise JobError(
             f"the loss became {val.loss} on val after epoch {done.epoch + 1}: its last steps spoiled "
-            f"the weights; try a lower --lr or --precision fp32. {kept(session)}"
+            f"the weights; try a lower --lr or --precision fp32{kept(session)}"
         )
     begin_epoch_if_done(session)
     done.evaluations += 1
@@ -225,5 +225,5 @@ def check_finite(session: Session) -> None:
     first = (done.step - 1) // READ_STEPS * READ_STEPS + 1
     raise JobError(
         f"the loss became {done.loss_sum} in epoch {done.epoch + 1} between steps {first} and "
-        f"{done.step}; try a lower --lr or --precision fp32. {kept(session)}"
+        f"{done.step}; try a lower --lr or --precision fp32{kept(session)}"
     )

@@ -24,6 +24,10 @@ class FieldType(click.ParamType):  # type: ignore[type-arg]  # generic since cli
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Text to the field's value; click turns a wrong one into its usage error."""
+        if (
+            isinstance(value, str) and not value.strip() and self._field.kind == tuple[str, ...]
+        ):  # an unset variable of a script
+            self.fail("the list of names is empty", param, ctx)
         try:
             return parse(self._field.name, value) if isinstance(value, str) else value
         except ValueError as error:

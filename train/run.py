@@ -45,7 +45,14 @@ from train.evaluation import (
 )
 from train.features import last_layer
 from train.finish import finish
-from train.folder import check_new_folder, default_folder, held, new_folder, throwaway_folder
+from train.folder import (
+    check_new_folder,
+    default_folder,
+    held,
+    is_throwaway,
+    new_folder,
+    throwaway_folder,
+)
 from train.full_disk import full_disk_as_job_error
 from train.interrupt import StopRequest
 from train.length import Length, step_count
@@ -261,6 +268,8 @@ def check_shards(directory: Path, manifest: Manifest) -> None:
 
 
 def _way_on(folder: Path) -> str:
+    if is_throwaway(folder):
+        return "Mend the set, then start again"
     return f"Mend the set, then go on from the last checkpoint: {resume_command(folder)}"
 
 

@@ -11,6 +11,7 @@ import torch
 from shards.errors import Interrupted, JobError
 from train.checkpoint import LAST, save_checkpoint
 from train.distributed import from_each, is_first, of_each
+from train.folder import is_throwaway
 from train.interrupt import GO_ON, SAVE, TIME_LIMIT_CODE, Stopped
 from train.session import Session
 
@@ -94,10 +95,12 @@ def check_weights(session: Session) -> None:
     if not all(bool(each.isfinite().all()) for each in session.model.parameters()):
         raise JobError(
             f"the weights are no longer finite after {session.done.samples_seen:,} images; try a "
-            f"lower --lr or --precision fp32. {kept(session)}"
+            f"lower --lr or --precision fp32{kept(session)}"
         )
 
 
 def kept(session: Session) -> str:
-    """What a message says of the last good checkpoint."""
-    return f"The checkpoint before that is kept: {session.folder / LAST}"
+    """How a message ends that tells of the last good checkpoint, where one stays."""
+    if is_throwaway(session.folder):
+        return ""
+    return f". The checkpoint before that is kept: {session.folder / LAST}"

@@ -128,7 +128,7 @@ def parse(name: str, text: str) -> Any:
     if get_origin(kind) is Literal:
         return _one_of(name, parts, text)
     if parts == (str, ...):
-        return read_names([text])
+        return read_names([text]) if text else ()
     if name == "fold":
         if not re.fullmatch(r"\d+/\d+", text):
             raise ValueError(f"{text!r} is not I/N, as in 0/5")

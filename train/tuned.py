@@ -17,9 +17,9 @@ from typing import Any, Literal
 import torch
 
 from shards.machine import allowed_cores, cpu_model
+from shards.plain import from_plain
 from shards.writer import atomic_file
 from train.limits import check_limits
-from train.plain import from_plain
 
 CompileMode = Literal["default", "max-autotune-no-cudagraphs"]
 COMMAND = "`bench tune`"

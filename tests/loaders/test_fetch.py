@@ -224,9 +224,20 @@ def test_a_place_without_a_shard_set_is_named(serve: Serve, tmp_path: Path) -> N
 def test_a_page_in_place_of_a_manifest_is_named(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("<html>please log in</html>")
     server = serve(tmp_path)
-    with pytest.raises(ShardError, match=f"{server.url}manifest.json is damaged: not a manifest"):
-        with fetched_index(server.url):
-            pass
+    with pytest.raises(ShardError) as refused, fetched_index(server.url):
+        pass
+    assert refused.value.message == (
+        f"{server.url}manifest.json is damaged: not a manifest; check that this is where the shard "
+        "set lies, and that no page to log in answers in its place"
+    )
+
+
+def test_a_command_that_writes_no_manifest_is_named_and_nothing_of_ours() -> None:
+    with pytest.raises(ShardError) as refused, fetched_index("pipe:echo garbage {name}"):
+        pass
+    assert refused.value.message.startswith(
+        "pipe:echo garbage manifest.json is damaged: not a manifest; check that this is where "
+    )
 
 
 def alive(pid: int) -> bool:

@@ -269,11 +269,33 @@ class TestNames:
         assert read_names(["Amanita muscaria, Boletus edulis", f"@{listed}", "Tuber"]) == (
             "Amanita muscaria", "Boletus edulis", "Mycena, the small one", "Tuber",
         )  # fmt: skip
-        assert read_names([]) == read_names([" ,"]) == ()
+        assert read_names([]) == ()
+
+    def test_a_byte_order_mark_is_no_part_of_a_name(self, tmp_path: Path) -> None:
+        listed = tmp_path / "names.txt"
+        listed.write_text("Boletus edulis\n", encoding="utf-8-sig")
+        assert read_names([f"@{listed}"]) == ("Boletus edulis",)
 
     def test_a_file_that_cannot_be_read_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"^cannot read class names from '.*/none': .*No such"):
+        with pytest.raises(UserError, match=r"^no class names: cannot read .*/none: No such"):
             read_names([f"@{tmp_path / 'none'}"])
+        (tmp_path / "latin").write_bytes(b"caf\xe9\n")
+        with pytest.raises(UserError, match=r"^cannot read class names from '.*/latin': 'utf-8'"):
+            read_names([f"@{tmp_path / 'latin'}"])
+
+    def test_a_list_without_a_name_is_refused_rather_than_taken_for_all_classes(
+        self, tmp_path: Path
+    ) -> None:
+        empty = tmp_path / "empty"
+        empty.write_text(" \n\n")
+        with pytest.raises(UserError, match=r"^no class names in '.*/empty', expected one a line$"):
+            read_names(["Boletus edulis", f"@{empty}"])
+        with pytest.raises(UserError, match=r"^no class names in ' ,,', expected A,B or @FILE$"):
+            read_names([" ,,"])
+
+    def test_a_device_is_no_list_of_names(self) -> None:
+        with pytest.raises(UserError, match="/dev/null is a pipe or a device, expected a file"):
+            read_names(["@/dev/null"])
 
 
 class TestMini:

@@ -479,7 +479,8 @@ def test_a_full_disk_ends_the_job_and_the_next_run_completes_it(
 
     out = tmp_path / "set"
     monkeypatch.setattr(os, "fsync", full_after_ten_files)
-    with pytest.raises(JobError, match="packing stopped: No space left on device; the finished"):
+    message = rf"packing stopped: No space left on device: {out}/\S+; the finished shards are kept"
+    with pytest.raises(JobError, match=message):
         pack_set(tiny_dataset, out, workers=1)
     assert not (out / MANIFEST_NAME).exists()
     assert not list(out.rglob("*.tmp"))

@@ -144,4 +144,5 @@ def test_no_scheduler_is_one_line(
         expect=2,
     )
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in done.stderr
+    assert done.stderr.endswith("; expected an address as in tcp://host:8786\n")
     assert "Traceback" not in done.stderr

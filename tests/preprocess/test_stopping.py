@@ -1,4 +1,4 @@
-"""Ctrl-C and `kill` reach every process of a group at any moment; one line answers."""
+"""Ctrl-C and `kill` reach every process of a group at any moment; two lines answer."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def stop_at(
     "moment", [0, 1, *(pytest.param(moment, marks=pytest.mark.slow) for moment in range(2, 12))]
 )
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_to_the_group_while_workers_start_ends_in_one_line(
+def test_a_signal_to_the_group_while_workers_start_is_answered_at_once_and_ends_in_one_line(
     moment: int,
     signum: int,
     code: int,
@@ -94,6 +94,7 @@ def test_a_signal_to_the_group_while_workers_start_ends_in_one_line(
     out = tmp_path / "set"
     returned, errors, left = stop_at(at_s, [signum], photos, out, command_environment)
     assert errors == (
+        "stopping: finishing what is under way\n"
         f"stopped; finished shards are kept in {out}: run the same command again to go on\n"
     )
     assert returned == code
@@ -106,8 +107,8 @@ def test_an_impatient_ctrl_c_changes_nothing(
 ) -> None:
     signals = [signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGINT]
     returned, errors, left = stop_at(at_s, signals, photos, tmp_path / "set", command_environment)
-    assert (returned, len(errors.splitlines()), left) == (130, 1, []), errors
-    assert errors.startswith("stopped; ")
+    assert (returned, len(errors.splitlines()), left) == (130, 2, []), errors
+    assert errors.startswith("stopping: finishing what is under way\nstopped; ")
 
 
 def test_a_worker_that_is_killed_ends_the_job_in_one_line(

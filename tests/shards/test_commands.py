@@ -59,7 +59,17 @@ def run_raising(error: BaseException | None, monkeypatch: pytest.MonkeyPatch) ->
         (Interrupted("saved", exit_code=143), 143, "saved\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (click.Abort(), 130, "interrupted\n"),
-        (OSError(errno.ENOSPC, "No space left", "/x"), 1, "error: No space left: /x\n"),
+        (
+            OSError(errno.ENOSPC, "No space left", "/x"),
+            1,
+            "error: No space left: /x; free some room and run the same command again\n",
+        ),
+        (
+            OSError(errno.EACCES, "Permission denied", "/x"),
+            1,
+            "error: Permission denied: /x; check its permissions\n",
+        ),
+        (OSError(errno.EIO, "Input/output error", "/x"), 1, "error: Input/output error: /x\n"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
@@ -263,6 +273,21 @@ def test_an_image_is_not_written_on_a_terminal(
     assert done.returncode == 2
     assert done.stderr == (
         "error: an image is no text for a terminal: > 000000000.jpg writes it to a file\n"
+    )
+
+
+def test_an_image_that_a_full_disk_does_not_take_is_one_line(
+    tiny_shards: Path, command_environment: dict[str, str]
+) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "shards", "cat", str(tiny_shards), "0"],
+            env=command_environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: No space left on device: standard output; free some room and run the same command "
+        "again\n",
     )
 
 

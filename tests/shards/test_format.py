@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from shards.format import (
     samples_name,
     shard_name,
 )
+from shards.sealed_json import seal
 
 MakeManifest = Callable[..., Manifest]
 COUNTS = st.integers(0, 2**40)
@@ -77,7 +79,15 @@ def test_a_manifest_survives_being_written_and_read(
         splits={
             split: SplitInfo(rows=rows, files=files, samples=samples, shards=shards, bytes=size)
         },
-        files={shard_name(split, 0): FileInfo(bytes=size, sha256="ab" * 32)},
+        files={
+            name: FileInfo(bytes=size, sha256="ab" * 32)
+            for name in (
+                shard_name(split, 0),
+                index_name(split, 0),
+                samples_name(split),
+                rows_name(split),
+            )
+        },
         pixels={"csv": PixelStats(mean=mean, std=mean)},
         rejected={"empty file": files},
     )
@@ -110,6 +120,48 @@ def test_a_changed_manifest_is_refused(manifest_of: MakeManifest) -> None:
     text = manifest_of().to_json().replace("Boletus edulis", "Boletus satanas")
     with pytest.raises(ShardError, match=r"manifest\.json is damaged: its sha256"):
         Manifest.from_json(text, WHERE)
+
+
+TABLES = {
+    name: {"bytes": 1, "sha256": "ab" * 32} for name in (samples_name("train"), rows_name("train"))
+}
+COUNTED = {"rows": 1, "files": 1, "samples": 1, "shards": 1, "bytes": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"splits": None}, "manifest.splits is of type NoneType, expected dict"),
+        ({"extra": 1}, "unknown manifest field 'extra'; "),
+        ({"splits": {"train": COUNTED | {"samples": "x"}}, "files": TABLES},
+         "manifest.splits.train.samples is of type str, expected int"),
+        ({"splits": {"train": COUNTED | {"rows": -1}}, "files": TABLES},
+         "manifest.splits.train.rows is -1, expected 0 or more"),
+        ({"splits": {"tset": COUNTED}}, "manifest.splits.tset is none of train, val, test"),
+        ({"splits": {"train": COUNTED}}, "manifest.files has no train.samples.npy, which split "),
+        ({"files": {"train-000000.tar": TABLES["train.rows.npy"]}},
+         "manifest.files has train-000000.tar, but no train-000000.idx"),
+        ({"files": {"train.rows.npy": {"bytes": 1}}},
+         "manifest.files.train.rows.npy has no sha256"),
+        ({"pixels": {"csv": {"mean": [0.1], "std": [1, 1, 1]}}},
+         "manifest.pixels.csv.mean has 1 values, expected 3"),
+        ({"class_names": "Boletus"}, "manifest.class_names is of type str, expected tuple"),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_another_program_sealed_is_refused_by_the_field_that_is_wrong(
+    manifest_of: MakeManifest, change: dict[str, object], message: str
+) -> None:
+    content = json.loads(manifest_of().to_json())
+    del content["sha256"]
+    with pytest.raises(ShardError, match=re.escape(f"manifest.json is damaged: {message}")):
+        Manifest.from_json(seal(content | change), WHERE)
+
+
+def test_a_manifest_without_its_splits_is_refused(manifest_of: MakeManifest) -> None:
+    content = json.loads(manifest_of().to_json())
+    del content["sha256"], content["splits"]
+    with pytest.raises(ShardError, match="damaged: manifest has no splits; remove set and pack"):
+        Manifest.from_json(seal(content), WHERE)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", '"text"', "{}", "{", "\ufffd\0"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import pickle
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,6 +134,23 @@ def test_a_missing_sample_table_is_named(shards_copy: Path) -> None:
     (shards_copy / "val.samples.npy").unlink()
     with pytest.raises(ShardError, match=r"cannot read .*val\.samples\.npy: No such file"):
         ShardSet(shards_copy).split("val")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "val.samples.npy", "val-000000.tar"])
+def test_a_file_that_may_not_be_read_is_told_by_its_permissions(
+    name: str, shards_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = io.open
+
+    def refusing(file: Any, *args: Any, **options: Any) -> Any:
+        if str(file).endswith(name):  # root may read everything
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return opened(file, *args, **options)
+
+    monkeypatch.setattr(io, "open", refusing)
+    message = rf"^cannot read .*{name}: Permission denied; check its permissions$"
+    with pytest.raises(ShardError, match=message):
+        ShardSet(shards_copy).split("val").payload(0)
 
 
 def test_a_moved_shard_set_reads_the_same(tiny_shards: Path, tmp_path: Path) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from shards.describe import describe
+from shards.format import MANIFEST_NAME, Manifest
 from shards.reader import ShardSet
 from shards.verify import verify
+from shards.writer import Sample
 
 
 def flip(path: Path, at: int) -> None:
@@ -44,6 +49,82 @@ def test_a_foreign_file_is_named(shards_copy: Path) -> None:
     (shards_copy / "notes.txt").write_text("mine")
     (problem,) = verify(ShardSet(shards_copy))
     assert (problem.file, problem.what) == ("notes.txt", "not part of the set")
+
+
+def test_ls_keeps_to_a_line_a_sample_whatever_names_hold(
+    write_set: Any, tmp_path: Path, run_command: Any
+) -> None:
+    path = "a\nb\x1b[31m\u202e.jpg"
+    write_set(tmp_path, [sample_of(path)])
+    reseal(tmp_path, class_names=("x", "y\r\nz"), sources={"from\n": 1})
+    listed = run_command("shards", "ls", str(tmp_path))
+    assert listed.stdout == ("000000000  4x3  x1  y\\r\\nz  a\\nb\\x1b[31m\\u202e.jpg\n")
+    assert "added     1 from\\n\n" in run_command("shards", "info", str(tmp_path)).stdout
+
+
+def test_info_counts_arrays_and_jpegs_of_a_set_that_stores_both(
+    write_set: Any, tmp_path: Path
+) -> None:
+    jpeg = sample_of("npy 1 2 a.jpg")
+    arrays = [
+        replace(jpeg, key=key, extension="npy", payload=bytes(500 * key)) for key in (1, 2, 4)
+    ]
+    write_set(tmp_path, [jpeg, *arrays])
+    manifest = Manifest.read(tmp_path)
+    assert "forms" not in describe(tmp_path, manifest)
+    both = replace(manifest, options={"raw_share": 0.5})
+    assert "\nforms     3 arrays (3.5 kB), 1 JPEGs (6 B)\n" in describe(tmp_path, both)
+    (tmp_path / "train-000001.idx").unlink()
+    assert "forms" not in describe(tmp_path, both)
+
+
+def sample_of(path: str) -> Sample:
+    return Sample(
+        key=0, label=1, repeats=1, payload=b"pixels", extension="jpg", width=4, height=3,
+        metadata={"path": path},
+    )  # fmt: skip
+
+
+def reseal(shards: Path, **fields: Any) -> None:
+    """Change the manifest as a program that seals it anew does."""
+    manifest = replace(Manifest.read(shards), **fields)
+    (shards / MANIFEST_NAME).write_text(manifest.to_json())
+
+
+@pytest.mark.parametrize(
+    ("field", "file", "what"),
+    [
+        ("samples", "train.samples.npy", "has 24 samples, the manifest says 23"),
+        ("rows", MANIFEST_NAME, "says 35 rows of split train, its tables say 36"),
+        ("bytes", MANIFEST_NAME, "bytes of split train, its tables say"),
+    ],
+)
+def test_a_manifest_that_counts_otherwise_than_its_tables_is_a_problem(
+    field: str, file: str, what: str, shards_copy: Path
+) -> None:
+    splits = Manifest.read(shards_copy).splits
+    wrong = replace(splits["train"], **{field: getattr(splits["train"], field) - 1})
+    reseal(shards_copy, splits=splits | {"train": wrong})
+    (problem,) = verify(ShardSet(shards_copy))
+    assert problem.file == file
+    assert what in problem.what
+    assert problem.remedy == "remove the folder and run the packing command again"
+
+
+def test_a_label_beyond_the_class_names_is_a_problem(shards_copy: Path) -> None:
+    reseal(shards_copy, class_names=("a", "b"))
+    assert {problem.file for problem in verify(ShardSet(shards_copy))} == {MANIFEST_NAME}
+
+
+def test_a_tar_that_the_manifest_does_not_list_is_not_advised_to_be_deleted(
+    shards_copy: Path,
+) -> None:
+    files = Manifest.read(shards_copy).files
+    lost = {"train-000000.tar", "train-000000.idx"}
+    reseal(shards_copy, files={name: each for name, each in files.items() if name not in lost})
+    problems = verify(ShardSet(shards_copy))
+    assert {problem.file for problem in problems} == lost | {"train.samples.npy"}
+    assert not any("delete" in problem.remedy for problem in problems)
 
 
 def test_a_lost_table_is_mended_by_what_verify_says(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
+import pickle
 import string
 import tarfile
 import time
@@ -159,6 +161,16 @@ def test_a_file_has_its_name_only_when_complete(tmp_path: Path) -> None:
         assert target.read_bytes() == b"old"
     assert target.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_is_told_with_the_file_that_did_not_fit(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for code, told in ((errno.ENOSPC, str(path)), (errno.EIO, None)):  # EIO: perhaps what is read
+        with pytest.raises(OSError, match=r".") as failed, atomic_file(path):
+            raise OSError(code, "refused")
+        assert failed.value.filename == told
+        assert pickle.loads(pickle.dumps(failed.value)).filename == told  # as a worker sends it
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_manifest_lists_every_other_file_with_its_hash(

@@ -46,6 +46,21 @@ def test_a_damaged_sample_fails_the_run_in_one_line_whatever_the_loader(
     assert ended.err.count("\n") == 1
 
 
+def test_damage_that_ends_a_fast_dev_run_promises_no_checkpoint(
+    train_command: Any, shards_copy: Path
+) -> None:
+    damage(shards_copy, "val")
+    ended = train_command("--fast-dev-run", shards=shards_copy)
+    assert ended.code == 1
+    assert ended.err.endswith(". Mend the set, then start again\n")
+
+
+def test_skipping_without_check_sums_is_warned_about(train_command: Any) -> None:
+    ended = train_command("--fast-dev-run", "--verify", "never", "--on-bad-sample", "skip")
+    assert ended.code == 0
+    assert "warning: --verify never looks at no check sum: of damaged photographs, " in ended.out
+
+
 def test_a_run_goes_on_from_its_last_checkpoint_once_the_set_is_mended(
     train_tiny: Any, stop_after: Any, shards_copy: Path, tmp_path: Path, command_line: Any,
     tiny_shards: Path, resume: Any, finished_run: Path, outcome_of: Any,

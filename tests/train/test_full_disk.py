@@ -98,6 +98,17 @@ def test_a_disk_that_is_full_from_the_start_is_one_line(
     assert has_checkpoint or line.endswith("; free some room, then start again")
 
 
+@pytest.mark.parametrize("name", [STEPS, "best.pt"])
+def test_a_full_disk_sends_nobody_to_the_folder_that_a_fast_dev_run_removes(
+    train_command: Any, fill_disk_in_epoch: Any, name: str
+) -> None:
+    fill_disk_in_epoch(name, 1)
+    ended = train_command("--fast-dev-run")
+    assert ended.code == 1
+    (line,) = ended.err.splitlines()
+    assert line.endswith("; free some room, then start again")
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"

@@ -144,8 +144,10 @@ def test_resuming_is_exact_with_any_sampling(
         (["--fold", "3/3"], "fold 3/3 is not I/N with N of 2 or more and I from 0 to N-1"),
         (["--fold", "one"], "Invalid value for '--fold': 'one' is not I/N, as in 0/5 (see "
                             "python -m train --help)"),
-        (["--holdout", "@none.txt"], "cannot read class names from 'none.txt': No such "
-                                     "file or directory"),
+        (["--holdout", "@none.txt"], "no class names: cannot read none.txt: No such file or directory"),
+        (["--classes", ",,"], "no class names in ',,', expected A,B or @FILE"),
+        (["--holdout", ","], "no class names in ',', expected A,B or @FILE"),
+        (["--holdout", ""], "Invalid value for '--holdout': the list of names is empty (see "),
         (["--shots", "5"], "5 shots: 1 of 3 classes are too small, least 'Cantharellus cibarius' "
                            "with 4 samples; choose at most 4, or leave "),
         (["--imbalance", "40"], "imbalance 40 is too large: "),

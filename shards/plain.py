@@ -66,10 +66,12 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         pairs = zip(of_each, value, strict=True)
         return tuple(_checked(part, each, where) for part, each in pairs)
     if origin is dict and isinstance(value, dict):
+        checked = {}
         for name, each in value.items():
             _checked(parts[0], name, where)
-            _checked(parts[1], each, f"{where}.{name}")
-        return value  # as it is: a state dictionary carries the versions of its modules
+            checked[name] = _checked(parts[1], each, f"{where}.{name}")
+        # A state dictionary stays as it is: it carries the versions of its modules.
+        return checked if is_dataclass(parts[1]) else value
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is hint:
