@@ -6,7 +6,6 @@ not, and ``bench --help`` at once.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
@@ -17,6 +16,7 @@ import click
 
 from bench.compare_commands import ab, compare, report
 from bench.doctor import doctor
+from bench.machine_commands import gpu_check, tune
 from bench.options import (
     ARCH,
     IMAGE_SIZE,
@@ -25,15 +25,13 @@ from bench.options import (
     choices,
     numbers,
     options,
-    shards_option,
 )
 from bench.peers.command import peers
+from bench.photo_commands import pack_command, parity
 from bench.records import records
 from bench.usage_commands import predict, resplits
-from shards.commands import HELP, run, stop_on_signals
-from shards.errors import JobError, UserError
-from shards.machine import allowed_cores
-from shards.settings import path_setting, refuse_code_folder
+from shards.commands import HELP, run
+from shards.settings import path_setting
 
 if TYPE_CHECKING:
     from bench.result import Section
@@ -255,189 +253,18 @@ def table(arch: tuple[str, ...], recipes: str, **settings: Any) -> None:
         session.show(_table(session.request, arch, asked))
 
 
-@cli.command(context_settings=HELP)
-@arch_option
-@click.option(
-    "--image-size", type=click.IntRange(16), default=IMAGE_SIZE, help="Side of the crops [px]."
-)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    default=128,
-    help="Images an optimizer step, which the micro-batch is a part of.",
-)
-@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
-@click.option(
-    "--minutes", type=click.FloatRange(0.01), default=2.0, help="For all of it, beside compiling."
-)
-@click.option("--forget", is_flag=True, help="Remove the profile of this machine instead.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write JSON here.")
-@shards_option
-def tune(arch: str, minutes: float, batch_size: int, forget: bool, **settings: Any) -> None:
-    """Search threads, prefetch and micro-batch for this machine; its profile is what auto follows.
-
-    With a GPU, the share of its JPEG engines and the mode of torch.compile, too. A default changes only
-    where another value is faster beyond doubt. The profile is a file of this machine alone in
-    $XDG_CONFIG_HOME/hyphae (~/.config/hyphae). Stopped, it leaves the profile as it was.
-    """
-    from bench.session import BenchSession
-    from bench.tune import tune as search
-    from train.device import choose_device
-    from train.recipes import create_recipe
-    from train.tuned import forget_profile, write_profile
-
-    device, _ = choose_device(settings["device"])
-    if forget:
-        file = forget_profile(device)
-        click.echo(f"removed: {file}" if file else "there is no profile of this machine")
-        return
-    with BenchSession(
-        archs=(arch,), batch_size=None, threads=None, repeats=2, block_s=0.3, **settings
-    ) as session:
-        config = replace(
-            create_recipe("baseline"),
-            arch=arch,
-            image_size=settings["image_size"],
-            batch_size=batch_size,
-            device=settings["device"],
-        )
-        with stop_on_signals("stopped; the profile is as it was"):
-            section, tuned = search(session.request, config, minutes, time.strftime("%Y-%m-%d"))
-        session.show(section)
-        file = write_profile(tuned)
-        click.echo(
-            f"\nprofile: {tuned}\nwritten: {file}, for what is left to auto; `bench tune --forget` "
-            "removes it"
-        )
-
-
-@cli.command(name="pack", context_settings=HELP)
-@click.argument("data", type=click.Path(path_type=Path), required=False)
-@click.option("--short-side", type=click.IntRange(16), default=256, help="Of the result [px].")
-@click.option("--quality", type=click.IntRange(1, 100), default=90, help="Of the JPEGs.")
-@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: allowed cores]")
-@click.option("--repeats", type=click.IntRange(2), default=5, help="Timed blocks of each.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write JSON here.")
-def pack_command(
-    data: Path | None,
-    short_side: int,
-    quality: int,
-    workers: int | None,
-    repeats: int,
-    json_file: Path | None,
-) -> None:
-    """Packing beside a loop over Pillow, beside bare decoding; and its memory.
-
-    DATA is a folder of photographs as `python -m preprocess` takes it.  [default: HYPHAE_DATA_DIR
-    or local.toml, else drawn ones]
-    """
-    from bench.pack import measure_pack
-    from bench.pack_blocks import PackRequest
-    from bench.session import PackSession
-
-    with PackSession(data=data, json_file=json_file) as session:
-        request = PackRequest(
-            data=session.data,
-            short_side=short_side,
-            quality=quality,
-            workers=workers or allowed_cores(),
-            repeats=repeats,
-        )
-        for section in measure_pack(request):
-            session.show(section)
-
-
-@cli.command(context_settings=HELP)
-@shards_option
-@click.option(
-    "--image-size", type=click.IntRange(16), default=IMAGE_SIZE, help="Side of the crops [px]."
-)
-@click.option(
-    "--samples", type=click.IntRange(1), default=512, help="Images of each kind that are compared."
-)
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    help="Also compare what this model (a .pt file or a run folder) makes of them: logits, labels, "
-    "mIoU, at the image size of its run.",
-)
-@click.option("--split", default="test", help="Of the shard set, for --checkpoint.")
-@click.option("--threads", type=click.IntRange(1), help="Of the loaders.  [default: allowed cores]")
-@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write JSON here.")
-def parity(
-    shards: Path | None,
-    image_size: int,
-    samples: int,
-    checkpoint: Path | None,
-    split: str,
-    threads: int | None,
-    device: str,
-    json_file: Path | None,
-) -> None:
-    """Whether every back end makes the same images as Pillow; exit code 1 where one does not.
-
-    Compares single pixels over the same plan, and with --checkpoint a model's answers on a split.
-    """
-    from bench.parity import check_answerable, measure_answers, measure_pixels
-    from bench.session import BenchSession
-
-    with BenchSession(
-        shards=shards,
-        image_size=image_size,
-        batch_size=None,
-        threads=threads,
-        device=device,
-        repeats=1,
-        json_file=json_file,
-    ) as session:
-        if checkpoint is not None:
-            check_answerable(checkpoint, session.request.shards, split)
-        section, failed = measure_pixels(session.request, samples)
-        session.show(section)
-        if checkpoint is not None:
-            section, more = measure_answers(checkpoint, session.request, split, None)
-            session.show(section)
-            failed += more
-    if failed:
-        raise JobError(f"beyond what is allowed: {'; '.join(failed)}")
-
-
-@cli.command(name="gpu-check", context_settings=HELP)
-@shards_option
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("gpu-check.txt"), help="File to write."
-)
-@arch_option
-def gpu_check(shards: Path | None, out: Path, arch: str) -> None:
-    """Check a CUDA machine: tests, 20 steps with DALI and OpenCV, parity; one file to send in."""
-    from bench.gpu_check import parts, write_report
-    from bench.request import Request, shard_set
-    from train.device import choose_device
-    from train.models import check_arch
-
-    try:
-        choose_device("cuda")
-    except UserError as error:
-        raise UserError(f"gpu-check needs a CUDA GPU; {error.message}") from None
-    check_arch(arch)
-    refuse_code_folder(out, "output file")
-    with shard_set(shards) as directory:
-        request = Request(shards=directory, image_size=IMAGE_SIZE, device="cuda")
-        failed = write_report(parts(request, arch, ("dali", "opencv")), out)
-    click.echo(f"{out}: paste it into a bug report")
-    if failed:
-        raise JobError(f"failed: {', '.join(failed)}; see {out}")
-
-
 cli.add_command(ab)
 cli.add_command(compare)
 cli.add_command(doctor)
+cli.add_command(gpu_check)
+cli.add_command(pack_command)
+cli.add_command(parity)
 cli.add_command(peers)
 cli.add_command(predict)
 cli.add_command(records)
 cli.add_command(report)
 cli.add_command(resplits)
+cli.add_command(tune)
 
 
 def _table(request: Any, archs: tuple[str, ...], recipes: Sequence[str] = ()) -> Section:
