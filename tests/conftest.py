@@ -6,9 +6,10 @@ import csv
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
@@ -42,6 +43,17 @@ Photo = Callable[[np.random.Generator, int, int], Pixels]
 # No database, no clock: the same examples everywhere, on a shared machine too.
 settings.register_profile("hyphae", max_examples=25, deadline=None, derandomize=True)
 settings.load_profile("hyphae")
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    """``run`` ends a process, and leaves its signals as they end: ignored, for every child after it, too."""
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    hook = sys.unraisablehook
+    yield
+    sys.unraisablehook = hook
+    for each, handler in handlers.items():
+        signal.signal(each, handler)
 
 
 def _has(module: str) -> bool:

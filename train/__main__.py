@@ -17,10 +17,10 @@ from shards.errors import UserError
 from train.interrupt import importing
 
 with importing():
-    from train.options import field_options, given_fields
+    from train.options import field_options, given_fields, safety_options, shards_option
     from train.recipes import describe_recipes
     from train.settings import load_layers, settle, to_toml
-from train.safety import Safety, checkpoint_every_of, duration_of
+from train.safety import Safety
 
 STARTED = time.monotonic()
 """Importing torch takes seconds of a time limit, too."""
@@ -31,11 +31,7 @@ RESUME_OPTIONS = ("resume", "shards", "time_limit", "checkpoint_every")
 
 
 @click.command(context_settings=HELP)
-@click.option(
-    "--shards",
-    metavar="FOLDER|URL",
-    help="Shard set: a folder, https://..., or 'pipe:COMMAND {name}'.  [HYPHAE_SHARDS_DIR]",
-)
+@shards_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -49,19 +45,7 @@ RESUME_OPTIONS = ("resume", "shards", "time_limit", "checkpoint_every")
     metavar="[FOLDER]",
     help="Go on with this run, or with the newest unfinished one of the configuration given.",
 )
-@click.option(
-    "--time-limit",
-    metavar="TIME",
-    callback=duration_of,
-    help="Save and end with exit code 124 so long after the start: 45m, 3h55m.",
-)
-@click.option(
-    "--checkpoint-every",
-    metavar="TIME|STEPS",
-    callback=checkpoint_every_of,
-    show_default="10m",
-    help="What a kill may cost at most: a time, a number of steps, or both (10m,500).",
-)
+@safety_options
 @click.option(
     "--config",
     "config_file",

@@ -10,7 +10,7 @@ import textwrap
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,9 @@ NEARLY_FULL = 1 << 30
 """Free bytes under which a failed write is put down to a full disk."""
 MESSAGE_CHARS = 300
 """Of a reason that torch gives: it lists every weight that is missing."""
+UNREADABLE_ARCHIVE = (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError)
+"""What zipfile raises of a damaged archive: a RuntimeError where it asks for a password, or for a
+compression that does not exist."""
 
 
 @dataclass(kw_only=True)
@@ -300,15 +303,13 @@ def check_archive(path: Path) -> None:
     if not path.is_file():
         raise DamagedCheckpoint(f"no checkpoint {path}")
     damaged: str | None = "the archive itself"
-    try:
+    with suppress(*UNREADABLE_ARCHIVE):
         if not zipfile.is_zipfile(path):
             raise DamagedCheckpoint(
                 f"{path} is no checkpoint: not an archive that torch.save wrote"
             )
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError):
-        pass
     if damaged is not None:
         raise DamagedCheckpoint(f"{path} is damaged: check sums do not match ({damaged})")
 

@@ -9,6 +9,7 @@ import click
 
 from train.limits import LIMITS
 from train.recipes import RECIPES, create_recipe
+from train.safety import checkpoint_every_of, duration_of
 from train.settings import FIELDS, Field, as_text, flatten, parse
 
 NAMED_METAVARS = {"fold": "I/N", "budget": "TIME"}
@@ -47,6 +48,30 @@ class FieldOption(click.Option):
         if self.name in LIMITS and self.name != "budget":  # which is typed with its unit
             extra["range"] = str(LIMITS[self.name])
         return extra
+
+
+shards_option = click.option(
+    "--shards",
+    metavar="FOLDER|URL",
+    help="Shard set: a folder, https://..., or 'pipe:COMMAND {name}'.  [HYPHAE_SHARDS_DIR]",
+)
+
+
+def safety_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--time-limit`` and ``--checkpoint-every``, as :class:`train.safety.Safety` takes them."""
+    command = click.option(
+        "--checkpoint-every",
+        metavar="TIME|STEPS",
+        callback=checkpoint_every_of,
+        show_default="10m",
+        help="What a kill may cost at most: a time, a number of steps, or both (10m,500).",
+    )(command)
+    return click.option(
+        "--time-limit",
+        metavar="TIME",
+        callback=duration_of,
+        help="Save and end with exit code 124 so long after the start: 45m, 3h55m.",
+    )(command)
 
 
 def field_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 with importing():
     from train.grid import digest_of, grid, read_values, sizes
+    from train.options import safety_options, shards_option
     from train.settings import FIELDS, Layer, load_layers
-from train.safety import Safety, checkpoint_every_of, duration_of
+from train.safety import Safety
 
 STARTED = time.monotonic()
 MAX_TRIALS = 10_000
@@ -44,11 +45,7 @@ def list_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command(context_settings=HELP)
-@click.option(
-    "--shards",
-    metavar="FOLDER|URL",
-    help="Shard set: a folder, https://..., or 'pipe:COMMAND {name}'.  [HYPHAE_SHARDS_DIR]",
-)
+@shards_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -60,19 +57,7 @@ def list_options(command: Callable[..., Any]) -> Callable[..., Any]:
     type=click.Path(path_type=Path),
     help="A TOML file of fields that are the same in all runs.",
 )
-@click.option(
-    "--time-limit",
-    metavar="TIME",
-    callback=duration_of,
-    help="Save and end with exit code 124 so long after the start: 45m, 3h55m.",
-)
-@click.option(
-    "--checkpoint-every",
-    metavar="TIME|STEPS",
-    callback=checkpoint_every_of,
-    show_default="10m",
-    help="What a kill may cost at most: a time, a number of steps, or both (10m,500).",
-)
+@safety_options
 @click.option("--dry-run", is_flag=True, help="Print the number of runs, list them and end.")
 @click.option("--search", type=click.Choice(["tpe", "random"]), help="Let optuna choose values.")
 @click.option("--trials", type=click.IntRange(1, MAX_TRIALS), help="Runs of a search, in all.")

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,6 @@ import pytest
 
 from shards.commands import describe_os_error, run, signals_held, stop_on_signals
 from shards.errors import Interrupted, JobError, ShardError, UserError, unknown_name
-
-
-@pytest.fixture(autouse=True)
-def _signals_as_before() -> Iterator[None]:
-    """``run`` ends a process, and leaves its signals as they end."""
-    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    hook = sys.unraisablehook
-    yield
-    sys.unraisablehook = hook
-    for each, handler in handlers.items():
-        signal.signal(each, handler)
 
 
 def run_raising(error: BaseException | None, monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +96,6 @@ def test_what_was_skipped_before_a_stop_is_counted_and_recorded_after_it(
         *("--epochs", 3, "--on-bad-sample", "skip", "--out", folder), shards=shards_copy
     )
     assert ended.code == 130
-    # A program that was stopped ignores further signals to its end, which is not here.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     monkeypatch.undo()
     summary = resume(folder, tiny_shards)  # the set is whole now
     assert summary["bad_samples"] == 1
