@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from loaders.batch import Loader
 from shards.errors import JobError
 from shards.format import Manifest
 from shards.progress import Progress
+from shards.reader import ShardSet
 from train.batches import eval_loader
 from train.config import TrainConfig
 from train.distributed import from_each, largest_share, same_buffers, total
@@ -38,6 +39,9 @@ class Evaluation:
     seconds: float
     outputs: Outputs | None = None
     """Image by image, where they were asked for."""
+    listed: int | None = None
+    """Rows that the data set lists for the split, rejected and repeated ones too; None where the run
+    leaves some out on purpose."""
 
     @property
     def images(self) -> int:
@@ -49,12 +53,13 @@ class Evaluation:
         """OA, mF1 and mIoU."""
         return scores(self.confusion)
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, float | None]:
         """For JSON."""
         return {
             **self.scores.as_dict(),
             "loss": self.loss,
             "images": self.images,
+            "listed_rows": self.listed,
             "classes_without_image": absent_classes(self.confusion),
             "seconds": self.seconds,
         }
@@ -165,7 +170,7 @@ def evaluate_split(
     loader = eval_loader(config, resolved, shards, split)
     try:
         pad_to = largest_share(config.batch_size) if resolved.compile else None
-        return evaluate(
+        result = evaluate(
             model,
             loader,
             resolved,
@@ -174,8 +179,16 @@ def evaluate_split(
             keep_outputs=keep_outputs,
             after_batch=after_batch,
         )
+        return replace(result, listed=listed_rows(ShardSet(shards).manifest, config, split))
     finally:
         loader.close()
+
+
+def listed_rows(manifest: Manifest, config: TrainConfig, split: str) -> int | None:
+    """Rows of the split that a run evaluates on; None where it leaves some out on purpose."""
+    if str(config.eval_subset(split)):
+        return None
+    return manifest.splits[split].rows
 
 
 def prepare_model(model: Classifier, resolved: Resolved) -> Classifier:
@@ -191,9 +204,12 @@ def result_row(split: str, evaluation: Evaluation) -> str:
     """The line that training and this command print alike."""
     lacking = absent_classes(evaluation.confusion)
     note = f"  (classes without an image here: {lacking})" if lacking else ""
+    listed = ""
+    if evaluation.listed not in (None, evaluation.images):
+        listed = f" of {evaluation.listed:,} listed rows"
     return (
         f"{split}: {evaluation.scores}  loss {evaluation.loss:.4f}  "
-        f"{evaluation.images:,} images{note}"
+        f"{evaluation.images:,} images{listed}{note}"
     )
 
 

@@ -100,6 +100,7 @@ def _summary(
     return {
         split: result.scores.as_dict(),
         f"{split}_images": result.images,
+        f"{split}_listed_rows": result.listed,
         "val_miou": done.best_miou,
         "best_epoch": int(done.best_epoch) if done.best_epoch % 1 == 0 else done.best_epoch,
         "epochs": session.epoch,

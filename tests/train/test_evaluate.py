@@ -44,6 +44,21 @@ def test_the_best_checkpoint_repeats_the_test_row_exactly(
     assert (row["images"], row["split"]) == (summary["test_images"], "test")
 
 
+def test_the_row_says_how_many_of_the_listed_rows_could_be_evaluated(
+    finished_run: Path, command_line: Any, dataset_copy: Path, tmp_path: Path, pack_set: Any
+) -> None:
+    photo = next((dataset_copy / "merged_dataset").rglob("test*.jpg"))
+    photo.write_bytes(photo.read_bytes()[:-200])
+    pack_set(dataset_copy, tmp_path / "set", max_rejected=0.1)
+    options = ("--shards", tmp_path / "set", "--json", tmp_path / "row.json")
+    ended = command_line(main, finished_run, *options)
+    assert (ended.code, ended.err) == (0, "")
+    (line,) = [each for each in ended.out.splitlines() if each.startswith("test: ")]
+    assert "  5 images of 6 listed rows" in line
+    row = json.loads((tmp_path / "row.json").read_text())
+    assert (row["images"], row["listed_rows"]) == (5, 6)
+
+
 def test_the_last_checkpoint_repeats_the_val_metrics_of_the_last_epoch(
     finished_run: Path, command_line: Any, tmp_path: Path
 ) -> None:
