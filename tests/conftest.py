@@ -31,6 +31,9 @@ from shards.format import Manifest
 REPO = Path(__file__).resolve().parents[1]
 # What `bench tune` found for this machine must not change what is tested, here or in a process.
 os.environ["XDG_CONFIG_HOME"] = str(REPO / "tests" / "no-such-folder")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As under nohup, or behind the & of a script: processes that tests start would ignore Ctrl-C, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 CLASSES = ("Amanita muscaria", "Boletus edulis", "Cantharellus cibarius")
 TRAIN_FILES = (12, 8, 4)
 TRAIN_ROWS = 12  # of each class: repetition balances them, as in the published train.csv
