@@ -59,6 +59,7 @@ from train.length import Length, step_count
 from train.log import SUMMARY, RunLog
 from train.loop import fit
 from train.models import check_arch, check_batch, check_fit, create_model
+from train.objective import logit_offsets
 from train.optimizer import create_optimizer
 from train.pretrained import load_start, with_start
 from train.probe import fit_head
@@ -187,6 +188,7 @@ def _run(
         opened.enter_context(full_disk_as_job_error(folder))
         if size() > 1:
             torch.manual_seed(own_seed(config.seed))
+        offsets = logit_offsets(train.class_counts, config.logit_adjust)
         done = saved.progress if saved else Progressed()
         record = folder if is_first() else Path(opened.enter_context(TemporaryDirectory()))
         wandb = WandbRun(folder, config.to_dict()) if config.wandb and is_first() else None
@@ -201,6 +203,7 @@ def _run(
             parallel=ways["parallel"],
             evaluated=ways["evaluated"],
             average=average,
+            logit_offsets=None if offsets is None else offsets.to(resolved.device),
             length=length,
             optimizer=create_optimizer(model, config, resolved.device, head),
             scaler=torch.amp.GradScaler(resolved.device.type, enabled=resolved.precision == "fp16"),
