@@ -26,6 +26,7 @@ from train.config import TrainConfig
 from train.folder import is_throwaway
 from train.models import Classifier, create_model
 from train.optimizer import state_shapes
+from train.prototypes import use_prototypes
 
 CHECKPOINT_VERSION = 1
 MARK = "hyphae_checkpoint"
@@ -122,6 +123,8 @@ class Checkpoint:
     # In last.pt alone: nobody resumes from the best one.
     stepped: dict[str, torch.Tensor] | None = None
     """The weights that steps move, where ``model`` is their moving average."""
+    tree: torch.Tensor | None = None
+    """Of the classes, where the loss knows it: a table may change after the run began."""
     optimizer: dict[str, Any] | None = None
     scaler: dict[str, float] | None = None
     rng: torch.Tensor | None = None
@@ -136,6 +139,10 @@ class Checkpoint:
             raise ValueError(
                 f"epoch {done.epoch} of {config.epochs}, the best of them {done.best_epoch:g}"
             )
+        if self.tree is not None:
+            apart = ~torch.eye(len(self.class_names), dtype=torch.bool)
+            if self.tree.dtype != torch.int64 or not torch.equal(self.tree > 0, apart):
+                raise ValueError(f"this is no tree of {len(apart)} classes")
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -323,6 +330,8 @@ def model_from_checkpoint(checkpoint: Checkpoint, path: Path) -> Classifier:
     config = checkpoint.config
     with checked_content(path):
         model = create_model(config.arch, len(checkpoint.class_names), config.mean, config.std)
+        if config.hierarchy_loss == "prototypes":
+            use_prototypes(model.backbone, len(checkpoint.class_names))
         model.backbone.load_state_dict(checkpoint.model, strict=True)
     return model
 

@@ -21,6 +21,7 @@ from shards.errors import JobError, UserError
 from train.batches import eval_config
 from train.checkpoint import Checkpoint, model_from_checkpoint
 from train.models import create_model
+from train.prototypes import use_prototypes
 from train.resolve import Resolved
 
 Runner = Callable[[torch.Tensor], torch.Tensor]
@@ -65,6 +66,7 @@ def deployment(saved: Checkpoint, file: Path, resolved: Resolved) -> Deployment:
     packing = saved.shards.packing
     about = {
         "arch": saved.config.arch,
+        "last_layer": "prototypes" if saved.config.hierarchy_loss == "prototypes" else "linear",
         "class_names": saved.class_names,
         "input": f"images: (batch, 3, {shown.image_size}, {shown.image_size}) uint8 RGB",
         "preprocessing": {
@@ -146,6 +148,8 @@ def export_safetensors(deployed: Deployment, target: Path) -> Runner:
     )
     about = {name: json.loads(value) for name, value in deployed.metadata.items()}
     model = create_model(about["arch"], len(about["class_names"]), about["mean"], about["std"])
+    if about["last_layer"] == "prototypes":
+        use_prototypes(model.backbone, len(about["class_names"]))
     model.backbone.load_state_dict(load_file(target), strict=True)
     return Deployed(model, about["temperature"]).eval()
 

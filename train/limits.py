@@ -48,6 +48,8 @@ LIMITS = {
     "clip_norm": POSITIVE,
     "label_smoothing": SHARE,
     "logit_adjust": NOT_NEGATIVE,
+    "hierarchy_beta": POSITIVE,
+    "hierarchy_weight": NOT_NEGATIVE,
     "ema": Bounds(0.0, 1.0, without_low=True, without_high=True),
     "stochastic_depth": SHARE,
     "seed": Bounds(0, 2**63 - 1),

@@ -1,4 +1,4 @@
-"""What a batch asks of the network: its images, mixed where the recipe says so, and their loss."""
+"""What a batch asks of the network: its images, mixed where the recipe says so, and the loss of its answers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from loaders.batch import Batch
 from loaders.draws import Ids
 from loaders.mixing import draw_mixing, mix
 from train.config import TrainConfig
+from train.hierarchy import Structure, soft_labels
+from train.models import Classifier, classifier_layer
+from train.prototypes import Prototypes
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +36,84 @@ class Target:
             self.labels[images], *(each if each is None else each[images] for each in both)
         )
 
-    def loss(self, logits: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """The loss of a run; all that it needs lies on the device, so that no step waits."""
+
+    label_smoothing: float = 0.0
+    """Share of a label's weight that is spread over all classes."""
+    logit_offsets: torch.Tensor | None = None
+    """``(K,)`` added to the logits; None: nothing is."""
+    class_weights: torch.Tensor | None = None
+    """``(K,)`` by which the loss of an image counts; None: all alike."""
+    soft_labels: torch.Tensor | None = None
+    """``(K, K)`` what is asked for in place of each label; None: that class alone."""
+    structure: Structure | None = None
+    """What is asked of the prototypes themselves."""
+
+    def loss(self, logits: torch.Tensor, target: Target) -> torch.Tensor:
         """Mean cross entropy, a scalar; of mixed images that of both labels by their weights.
 
         Args:
             logits: ``(B, K)``.
-            label_smoothing: Share of a label's weight that is spread over all classes.
+            target: Of the B images.
         """
-        if self.others is None or self.weights is None:
-            return cross_entropy(logits, self.labels, label_smoothing=label_smoothing)
-        own, other = (
-            cross_entropy(logits, each, label_smoothing=label_smoothing, reduction="none")
-            for each in (self.labels, self.others)
+        if self.logit_offsets is not None:
+            logits = logits + self.logit_offsets
+        if target.others is None and self.class_weights is None:
+            loss = cross_entropy(
+                logits, self._asked(target.labels), label_smoothing=self.label_smoothing
+            )
+        else:
+            losses = self._losses(logits, target.labels)
+            if target.others is not None and target.weights is not None:
+                others = self._losses(logits, target.others)
+                losses = target.weights * losses + (1 - target.weights) * others
+            loss = losses.mean()
+        return loss if self.structure is None else loss + self.structure.loss()
+
+    def _losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        losses = cross_entropy(
+            logits, self._asked(labels), label_smoothing=self.label_smoothing, reduction="none"
         )
-        return (self.weights * own + (1 - self.weights) * other).mean()
+        return losses if self.class_weights is None else losses * self.class_weights[labels]
+
+    def _asked(self, labels: torch.Tensor) -> torch.Tensor:
+        return labels if self.soft_labels is None else self.soft_labels[labels]
+
+
+def create_objective(
+    config: TrainConfig,
+    model: Classifier,
+    class_counts: Ids,
+    tree: torch.Tensor | None,
+    device: torch.device,
+) -> Objective:
+    """The loss of a run.
+
+    Args:
+        config: Of the run.
+        model: On the device; ends in prototypes where the configuration says so.
+        class_counts: ``(K,)`` images of each class that training shows.
+        tree: ``(K, K)`` int64 heights of common ancestors, where the loss knows the tree.
+        device: Of the model.
+    """
+    offsets = logit_offsets(class_counts, config.logit_adjust)
+    labels, structure = None, None
+    if tree is not None and config.hierarchy_loss == "soft-labels":
+        labels = soft_labels(tree, config.hierarchy_beta).to(device)
+    if tree is not None and config.hierarchy_loss == "prototypes":
+        head = model.backbone.get_submodule(classifier_layer(model.backbone, len(tree)))
+        assert isinstance(head, Prototypes)
+        heights = tree.to(device, torch.get_default_dtype())
+        structure = Structure(head, heights, config.hierarchy_weight)
+    return Objective(
+        label_smoothing=config.label_smoothing,
+        logit_offsets=None if offsets is None else offsets.to(device),
+        soft_labels=labels,
+        structure=structure,
+    )
 
 
 def logit_offsets(class_counts: Ids, strength: float) -> torch.Tensor | None:

@@ -23,6 +23,7 @@ from train.interrupt import Stopped
 from train.logistic import PENALTIES, Head, LogisticRegression, Samples, importance_of
 from train.loop import finish_stretch
 from train.metrics import scores
+from train.prototypes import Prototypes
 from train.saving import resume_command, save, save_or_stop
 from train.session import Session
 
@@ -48,8 +49,12 @@ def fit_head(session: Session, shards: Path) -> None:
         session.log.say(
             f"features of {images:,} images in {seconds:.0f} s ({images / seconds:,.0f} img/s)"
         )
-        head, loss = _best_head(session, train, importance, val)
         layer = last_layer(session.model.backbone, session.num_classes)
+        if isinstance(layer, Prototypes):
+            layer.begin_at_means(train.features, train.labels)
+            session.log.say("prototypes begin at the mean features of their classes")
+            return
+        head, loss = _best_head(session, train, importance, val)
         with torch.no_grad():
             layer.weight.copy_(head.weight)
             if layer.bias is not None:
