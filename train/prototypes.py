@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from shards.errors import UserError
-from train.models import classifier_layer
+from train.method.models import classifier_layer
 
 SMALLEST = 1e-12
 """Of a squared distance: the root of 0 has no slope."""
