@@ -13,9 +13,9 @@ from loaders.batch import Batch
 from loaders.draws import Ids
 from loaders.mixing import draw_mixing, mix
 from train.config.config import TrainConfig
-from train.hierarchy import Structure, soft_labels
+from train.method.hierarchy import Structure, soft_labels
 from train.method.models import Classifier, classifier_layer
-from train.prototypes import Prototypes
+from train.method.prototypes import Prototypes
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from train.prototypes import Prototypes, distances
+from train.method.prototypes import Prototypes, distances
 
 
 def soft_labels(heights: torch.Tensor, beta: float) -> torch.Tensor:
