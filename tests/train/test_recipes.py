@@ -36,6 +36,7 @@ PUBLISHED: dict[str, Any] = {
     "clip_norm": None,
     "label_smoothing": 0.0,
     "logit_adjust": 0.0,
+    "hierarchy_loss": "none",
     "ema": None,
     "stochastic_depth": None,
     "zero_init": False,

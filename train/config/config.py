@@ -94,7 +94,7 @@ class TrainConfig:
     hierarchy_loss: HierarchyLoss = "none"
     """What the loss makes of the tree of the species. soft-labels: near species get a part of each
     label; prototypes: the last layer holds a point for each class, and near species near points."""
-    hierarchy_beta: float = 15.0
+    hierarchy_beta: float = 10.0
     """With soft-labels: how fast a species' part falls with its distance in the tree."""
     hierarchy_weight: float = 1.0
     """With prototypes: weight of how far they are from lying as in the tree."""

@@ -1,0 +1,270 @@
+"""Losses that know the tree: what they ask for, and runs that use them from the first step to prediction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import train.evaluate
+import train.export
+import train.predict
+from shards.errors import Interrupted, UserError
+from train.checkpoints.checkpoint import BEST, LAST, load_checkpoint, load_content, save_checkpoint
+from train.checkpoints.pretrained import load_start
+from train.method.hierarchy import distortion, soft_labels
+from train.method.models import create_model
+from train.method.prototypes import Prototypes, distances, use_prototypes
+from train.runs.log import LOG
+from train.scores.species import class_tree, taxonomy_of
+
+ZEROS = ((0.0,) * 3, (1.0,) * 3)
+TABLE = """\
+species,genus,family,order,class,phylum,edibility,synonym_of
+Amanita muscaria,Amanita,Amanitaceae,Agaricales,,,,
+Boletus edulis,Boletus,Boletaceae,Agaricales,,,,
+Cantharellus cibarius,Cantharellus,Hydnaceae,Cantharellales,,,,
+"""
+"""In which the first two are nearer to each other than to the third."""
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> str:
+    path = tmp_path / "table.csv"
+    path.write_text(TABLE)
+    return str(path)
+
+
+@pytest.fixture
+def heights(tree: Path, tree_names: tuple[str, ...]) -> torch.Tensor:
+    return taxonomy_of(tree_names, tree).heights
+
+
+@given(st.floats(0.01, 100))
+def test_a_label_gives_more_to_nearer_species_and_all_in_all_is_one(beta: float) -> None:
+    # Two genera of one family, and a species of another phylum.
+    heights = torch.tensor([[0, 1, 2, 6], [1, 0, 2, 6], [2, 2, 0, 6], [6, 6, 6, 0]])
+    labels = soft_labels(heights, beta).double()
+    assert labels.sum(1).tolist() == pytest.approx([1.0] * 4)
+    for label, row in zip(labels, heights, strict=True):
+        order = row.argsort()
+        assert (label[order].diff() <= 0).all()
+    nearest, far = float(labels[0, 1] / labels[0, 0]), float(labels[0, 2] / labels[0, 0])
+    # exp(-beta / 6) and exp(-2 beta / 6).
+    assert far == pytest.approx(nearest**2, rel=1e-3, abs=1e-12)
+
+
+def test_soft_labels_worked_by_hand() -> None:
+    heights = torch.tensor([[0, 1, 2], [1, 0, 2], [2, 2, 0]])
+    expected = torch.tensor([[1, 0.5, 0.25], [0.5, 1, 0.25], [0.25, 0.25, 1]])
+    found = soft_labels(heights, 2 * torch.log(torch.tensor(2.0)).item())
+    assert torch.allclose(found, expected / expected.sum(1, keepdim=True))
+
+
+def test_the_largest_beta_leaves_labels_as_they_are(heights: torch.Tensor) -> None:
+    assert torch.allclose(soft_labels(heights, 1e4), torch.eye(len(heights)))
+
+
+@given(st.integers(0, 1000), st.floats(0.1, 100))
+def test_the_distortion_is_the_smallest_over_all_scales_and_knows_no_scale(
+    seed: int, scale: float
+) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    prototypes = torch.randn(5, 7, generator=draw, dtype=torch.float64)
+    wanted = torch.cdist(*2 * [torch.randn(5, 3, generator=draw, dtype=torch.float64)])
+    found = float(distortion(prototypes, wanted))
+    assert found == pytest.approx(float(distortion(scale * prototypes, wanted)), abs=1e-9)
+    pairs = torch.triu_indices(5, 5, 1).unbind()
+    apart, asked = torch.cdist(prototypes, prototypes)[pairs], wanted[pairs]
+    at_scale = [
+        float((((s * apart - asked) / asked) ** 2).mean()) for s in torch.linspace(0, 5, 5001)
+    ]
+    assert found <= min(at_scale) + 1e-9
+    assert found == pytest.approx(min(at_scale), abs=1e-5)
+
+
+def test_prototypes_that_lie_as_in_the_tree_have_no_distortion_and_training_gets_there(
+    heights: torch.Tensor,
+) -> None:
+    wanted = heights.double()
+    torch.manual_seed(0)
+    layer = Prototypes(8, len(heights)).double()
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.05)
+    before = float(distortion(layer.weight, wanted))
+    for _ in range(300):
+        optimizer.zero_grad()
+        distortion(layer.weight, wanted).backward()
+        optimizer.step()
+    assert before > 0.02
+    assert float(distortion(layer.weight, wanted)) < 1e-4  # a tree's heights fit among points
+    apart = distances(layer.weight, layer.weight)
+    ratio = (apart / wanted)[wanted > 0]
+    assert ratio.std() < 0.02 * ratio.mean()
+
+
+def test_prototypes_in_one_place_have_a_gradient() -> None:
+    prototypes = torch.zeros(3, 4, requires_grad=True)
+    distortion(prototypes, 1 - torch.eye(3)).backward()
+    assert prototypes.grad is not None
+    assert torch.isfinite(prototypes.grad).all()
+
+
+@pytest.mark.parametrize("cast", [False, True])
+def test_logits_are_negative_distances_never_in_16_bits(cast: bool) -> None:
+    layer = Prototypes(512, 6)
+    features = 20 + torch.randn(4, 512)  # far from the origin, as features of ReLU are
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cast):
+        logits = layer(features)
+    assert logits.dtype == torch.float32
+    expected = -torch.cdist(features.double(), layer.weight.double())
+    assert torch.allclose(logits.double(), expected, rtol=1e-5)
+
+
+def test_prototypes_begin_at_the_means_of_their_classes() -> None:
+    layer = Prototypes(2, 3)
+    features = torch.tensor([[0.0, 2.0], [2.0, 4.0], [7.0, 0.0]])
+    layer.begin_at_means(features, torch.tensor([0, 0, 2]))
+    assert layer.weight.tolist() == [[1, 3], [3, 2], [7, 0]]  # the second has none: the mean of all
+
+
+def test_a_network_without_a_linear_last_layer_cannot_end_in_prototypes() -> None:
+    backbone = create_model("squeezenet1_1", 5, *ZEROS).backbone
+    with pytest.raises(
+        UserError, match=r"SqueezeNet \(classifier.1\) is no linear one, so prototypes"
+    ):
+        use_prototypes(backbone, 5)
+
+
+def test_a_table_that_says_nothing_of_these_classes_is_refused(
+    train_tiny: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as refused:
+        train_tiny(tmp_path / "run", hierarchy_loss="soft-labels")
+    assert refused.value.format_message() == (
+        "by species table species.csv the 3 classes are all equally far from each other, so a hierarchy "
+        "loss has nothing to say; name a table of these classes with --species (CSV, columns "
+        "species,genus,family,order,class,phylum,edibility,synonym_of)"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_head_that_is_only_fitted_has_no_hierarchy_loss(make_config: Any) -> None:
+    with pytest.raises(
+        ValueError, match="head only makes no training step, and hierarchy_loss proto"
+    ):
+        make_config(head="only", weights="imagenet", hierarchy_loss="prototypes")
+
+
+LOSSES = ("soft-labels", "prototypes")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_run_goes_on_exactly_without_the_table_that_it_began_with(
+    tmp_path: Path,
+    train_tiny: Any,
+    stop_after: Any,
+    resume: Any,
+    outcome_of: Any,
+    table: str,
+    loss: str,
+) -> None:
+    fields = {"hierarchy_loss": loss, "species": table, "epochs": 2}
+    train_tiny(tmp_path / "unbroken", **fields)
+    stop_after(2)
+    with pytest.raises(Interrupted):
+        train_tiny(tmp_path / "broken", **fields)
+    Path(table).unlink()
+    resume(tmp_path / "broken")
+    assert outcome_of(tmp_path / "broken") == outcome_of(tmp_path / "unbroken")
+
+
+def test_the_tree_is_in_what_resumes_alone_and_one_that_is_none_is_refused(
+    tmp_path: Path, train_tiny: Any, table: str
+) -> None:
+    train_tiny(tmp_path / "run", hierarchy_loss="prototypes", species=table, epochs=1)
+    saved = load_checkpoint(tmp_path / "run" / LAST)
+    assert saved.tree is not None
+    assert torch.equal(saved.tree, class_tree(saved.class_names, Path(table)))
+    assert load_checkpoint(tmp_path / "run" / BEST).tree is None
+    content = load_content(tmp_path / "run" / LAST)
+    save_checkpoint(
+        tmp_path / "wrong.pt", {**content, "tree": torch.zeros(3, 3, dtype=torch.int64)}
+    )
+    with pytest.raises(UserError, match="this is no tree of 3 classes"):
+        load_checkpoint(tmp_path / "wrong.pt")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_run_says_what_its_loss_makes_of_the_tree(
+    tmp_path: Path, train_tiny: Any, table: str, loss: str
+) -> None:
+    train_tiny(tmp_path / "run", hierarchy_loss=loss, hierarchy_beta=2, species=table, epochs=1)
+    # Two labels keep 1 / (1 + exp(-1) + exp(-2)), the third 1 / (1 + 2 exp(-2)).
+    how = {"soft-labels": "a label keeps 71% of itself", "prototypes": "distortion weighs 1"}[loss]
+    line = f"hierarchy loss {loss} by {table}, common ancestors up to height 6: {how}"
+    assert line in (tmp_path / "run" / LOG).read_text().splitlines()
+
+
+def test_prototypes_are_evaluated_predicted_and_exported_like_any_last_layer(
+    tmp_path: Path, train_tiny: Any, tiny_dataset: Path, command_line: Any, table: str
+) -> None:
+    run = tmp_path / "run"
+    train_tiny(run, hierarchy_loss="prototypes", species=table, epochs=1)
+    weights = load_checkpoint(run / BEST).model
+    assert weights["8.weight"].shape == (3, 32)
+    assert "8.bias" not in weights
+    (row,) = (each for each in (run / LOG).read_text().splitlines() if each.startswith("test: "))
+    ended = command_line(train.evaluate.main, run, "--species", table)
+    assert (ended.code, ended.out.splitlines()[0]) == (0, row)
+    photos = tiny_dataset / "merged_dataset" / "Boletus edulis"
+    assert command_line(train.predict.main, run, photos).code == 0
+    for name in ("torch-export", "safetensors"):
+        ended = command_line(train.export.main, run, "--format", name, "--out", tmp_path / name)
+        assert ended.code == 0, ended.err
+        assert "6 photographs: 0 other labels" in ended.out
+
+
+@pytest.mark.slow
+def test_prototypes_are_exported_to_onnx(
+    tmp_path: Path, train_tiny: Any, command_line: Any, table: str
+) -> None:
+    train_tiny(tmp_path / "run", hierarchy_loss="prototypes", species=table, epochs=1)
+    ended = command_line(train.export.main, tmp_path / "run", "--format", "onnx")
+    assert ended.code == 0, ended.err
+    assert "6 photographs: 0 other labels" in ended.out
+
+
+def test_a_start_from_prototypes_keeps_all_but_the_last_layer(
+    tmp_path: Path, train_tiny: Any, make_config: Any, table: str
+) -> None:
+    run = tmp_path / "run"
+    train_tiny(run, hierarchy_loss="prototypes", species=table, epochs=1)
+    saved = load_checkpoint(run / BEST)
+    backbone: nn.Module = create_model(saved.config.arch, 3, *ZEROS).backbone
+    line = load_start(backbone, make_config(finetune_from=str(run)), 3)
+    assert line == f"starting from {run}: 8 tensors loaded; 8 is new"
+    assert torch.equal(backbone.state_dict()["0.weight"], saved.model["0.weight"])
+
+
+def test_fitted_prototypes_begin_at_the_mean_features_of_a_start(
+    tmp_path: Path, train_tiny: Any, finished_run: Path, table: str
+) -> None:
+    train_tiny(
+        tmp_path / "run", hierarchy_loss="prototypes", species=table, epochs=1, head="fitted",
+        finetune_from=str(finished_run), lr=1e-9, min_lr=0.0,
+    )  # fmt: skip
+    assert (
+        "prototypes begin at the mean features of their classes"
+        in (tmp_path / "run" / LOG).read_text()
+    )
+    prototypes = load_checkpoint(tmp_path / "run" / BEST).model["8.weight"]
+    with np.load(tmp_path / "run" / "features" / "train-1.npz") as kept:
+        features, labels = kept["features"], kept["labels"]
+    means = [features[labels == label].mean(0) for label in range(3)]
+    np.testing.assert_allclose(prototypes.numpy(), means, atol=1e-5)
