@@ -1,0 +1,1 @@
+"""Species beyond those a model was trained on: told apart from few photographs, enrolled, recognised as unknown."""
