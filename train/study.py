@@ -7,7 +7,7 @@ import importlib
 import click
 
 from shards.commands import HELP, run
-from train.interrupt import importing
+from train.runs.interrupt import importing
 
 STUDIES: dict[str, str] = {}
 """Module of each study; its click command is called ``main``."""

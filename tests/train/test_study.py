@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from shards.errors import Interrupted, UserError
-from train.folder import held
+from train.checkpoints.folder import held
 from train.studies.cells import CELLS, Cells, Result, Values, run_cells, study_folder
 from train.study import STUDIES, main
 

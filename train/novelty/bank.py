@@ -1,7 +1,7 @@
 """Features of a checkpoint's frozen network, for any part of its shard set and for photographs.
 
 They are kept beside the checkpoint (``features/``), named by a digest of all that decides them; a probe's
-own (:mod:`train.probe`) are used where they will do.
+own (:mod:`train.engine.probe`) are used where they will do.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import torch
 
 from loaders.factory import create_loader
 from loaders.subset import Subset
-from train.batches import eval_config, stored_split
-from train.checkpoint import model_from_checkpoint
-from train.features import Network, cached, extract, fast_network, last_layer
-from train.grid import digest_of
-from train.logistic import Head, Samples
-from train.models import classifier_layer
-from train.photos import photo_batches
-from train.prediction import preprocessing_of
-from train.probe import FOLDER
-from train.trained import Trained
+from train.method.batches import eval_config, stored_split
+from train.checkpoints.checkpoint import model_from_checkpoint
+from train.engine.features import Network, cached, extract, fast_network, last_layer
+from train.config.grid import digest_of
+from train.engine.logistic import Head, Samples
+from train.method.models import classifier_layer
+from train.inference.photos import photo_batches
+from train.inference.prediction import preprocessing_of
+from train.engine.probe import FOLDER
+from train.inference.trained import Trained
 
 
 class FeatureBank:
@@ -81,7 +81,7 @@ class FeatureBank:
         """Of the central crops of a part of a split of the run, natural sampling.
 
         Args:
-            split: ``train``, ``val`` or ``test``, as the run has them (:func:`train.batches.stored_split`).
+            split: ``train``, ``val`` or ``test``, as the run has them (:func:`train.method.batches.stored_split`).
             subset: Which part.
         """
         saved, resolved = self.trained.saved, self.trained.resolved

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from shards.errors import UserError, unknown_name
-from train.checkpoint import Checkpoint
+from train.checkpoints.checkpoint import Checkpoint
 
 
 def known_classes(saved: Checkpoint) -> torch.Tensor:

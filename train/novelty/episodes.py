@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from shards.errors import UserError
-from train.logistic import Samples
+from train.engine.logistic import Samples
 
 
 @dataclass(frozen=True, slots=True)

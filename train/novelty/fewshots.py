@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import normalize
 
-from train.logistic import LogisticRegression, Samples
+from train.engine.logistic import LogisticRegression, Samples
 from train.novelty.episodes import Episode, Episodes
 
 NEIGHBOURS = 5

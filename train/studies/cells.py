@@ -20,8 +20,8 @@ from shards.errors import Interrupted, UserError
 from shards.progress import Progress
 from shards.settings import refuse_code_folder
 from shards.writer import write_file
-from train.folder import held
-from train.grid import digest_of
+from train.checkpoints.folder import held
+from train.config.grid import digest_of
 
 CELLS = "cells"
 """Folder of the results, in that of the study."""
