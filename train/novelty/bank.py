@@ -18,16 +18,16 @@ import torch
 
 from loaders.factory import create_loader
 from loaders.subset import Subset
-from train.method.batches import eval_config, stored_split
 from train.checkpoints.checkpoint import model_from_checkpoint
-from train.engine.features import Network, cached, extract, fast_network, last_layer
 from train.config.grid import digest_of
+from train.engine.features import Network, cached, extract, fast_network, last_layer
 from train.engine.logistic import Head, Samples
-from train.method.models import classifier_layer
+from train.engine.probe import FOLDER
 from train.inference.photos import photo_batches
 from train.inference.prediction import preprocessing_of
-from train.engine.probe import FOLDER
 from train.inference.trained import Trained
+from train.method.batches import eval_config, stored_split
+from train.method.models import classifier_layer
 
 
 class FeatureBank:

@@ -30,8 +30,11 @@ def novel_classes(saved: Checkpoint, asked: Sequence[str]) -> tuple[str, ...]:
         if not held_out:
             raise UserError(
                 "the run held no class out, so none is new to it; train with --holdout A,B"
-                + ("" if saved.config.head != "only" else ", or name some with --classes: a probe's "
-                "network has seen none")  # fmt: skip
+                + (
+                    ""
+                    if saved.config.head != "only"
+                    else ", or name some with --classes: a probe's network has seen none"
+                )  # fmt: skip
             )
         return held_out
     for name in asked:
