@@ -1,1 +1,1 @@
-"""Species beyond those a model was trained on: told apart from few photographs, enrolled, recognised as unknown."""
+"""Species that a model was not trained on: told apart after a few photographs, enrolled."""

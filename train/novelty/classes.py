@@ -24,17 +24,14 @@ def novel_classes(saved: Checkpoint, asked: Sequence[str]) -> tuple[str, ...]:
     Raises:
         UserError: There are none, they do not exist, or the network was trained on one.
     """
-    known = {name for name, is_known in zip(saved.class_names, known_classes(saved)) if is_known}
+    pairs = zip(saved.class_names, known_classes(saved).tolist(), strict=True)
+    known = {name for name, is_known in pairs if is_known}
     if not asked:
         held_out = tuple(name for name in saved.class_names if name not in known)
         if not held_out:
             raise UserError(
-                "the run held no class out, so none is new to it; train with --holdout A,B"
-                + (
-                    ""
-                    if saved.config.head != "only"
-                    else ", or name some with --classes: a probe's network has seen none"
-                )  # fmt: skip
+                "the run held no class out, so none is new to it; train with --holdout A,B, or name "
+                "classes with --classes for a run of --recipe probe, whose network has seen none"
             )
         return held_out
     for name in asked:
