@@ -119,6 +119,8 @@ class Checkpoint:
     progress: Progressed
     world_size: int = 1
     """Processes of the session that saved it."""
+    enrolled: dict[str, int] = field(default_factory=dict)
+    """Classes that were added after training, and from how many photographs (train/enroll.py)."""
 
     # In last.pt alone: nobody resumes from the best one.
     stepped: dict[str, torch.Tensor] | None = None

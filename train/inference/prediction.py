@@ -88,17 +88,22 @@ def open_predictor(path: Path, batch_size: int | None = None) -> Predictor:
             "note: the checkpoint holds no temperature, so probabilities are not calibrated",
             err=True,
         )
-    shown = eval_config(saved.config, resolved, Path(), "test")
     return Predictor(
         file=file,
         saved=saved,
         resolved=resolved,
         network=load_network(saved, file, resolved),
-        preprocessing=Preprocessing(
-            packing=saved.shards.packing or ImageOptions(),
-            resize_size=shown.eval_resize,
-            image_size=shown.image_size,
-        ),
+        preprocessing=preprocessing_of(saved, resolved),
         temperature=saved.progress.temperature or 1.0,
-        batch_size=batch_size or shown.batch_size,
+        batch_size=batch_size or saved.config.batch_size,
+    )
+
+
+def preprocessing_of(saved: Checkpoint, resolved: Resolved) -> Preprocessing:
+    """How photographs come to the model of a checkpoint: as in an evaluation of its run."""
+    shown = eval_config(saved.config, resolved, Path(), "test")
+    return Preprocessing(
+        packing=saved.shards.packing or ImageOptions(),
+        resize_size=shown.eval_resize,
+        image_size=shown.image_size,
     )

@@ -1,0 +1,45 @@
+"""Which classes a model knows, and which are new to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from shards.errors import UserError, unknown_name
+from train.checkpoints.checkpoint import Checkpoint
+
+
+def known_classes(saved: Checkpoint) -> torch.Tensor:
+    """``(K,)`` bool: the classes that the model was trained on, or that were enrolled."""
+    names = saved.class_names
+    kept = saved.config.eval_subset("test").kept_classes(names)
+    return torch.from_numpy(kept | np.isin(names, list(saved.enrolled)))
+
+
+def novel_classes(saved: Checkpoint, asked: Sequence[str]) -> tuple[str, ...]:
+    """The classes to take for new ones: those that the run held out, or some that were asked for.
+
+    Raises:
+        UserError: There are none, they do not exist, or the network was trained on one.
+    """
+    pairs = zip(saved.class_names, known_classes(saved).tolist(), strict=True)
+    known = {name for name, is_known in pairs if is_known}
+    if not asked:
+        held_out = tuple(name for name in saved.class_names if name not in known)
+        if not held_out:
+            raise UserError(
+                "the run held no class out, so none is new to it; train with --holdout A,B, or name "
+                "classes with --classes for a run of --recipe probe, whose network has seen none"
+            )
+        return held_out
+    for name in asked:
+        if name not in saved.class_names:
+            raise UserError(unknown_name("class", name, saved.class_names))
+        if name in known and saved.config.head != "only":
+            raise UserError(
+                f"the network was trained on {name!r}, so it is not new to it; choose classes that "
+                "the run held out, or a run of --recipe probe"
+            )
+    return tuple(asked)
