@@ -9,7 +9,7 @@ import click
 from shards.commands import HELP, run
 from train.runs.interrupt import importing
 
-STUDIES: dict[str, str] = {}
+STUDIES: dict[str, str] = {"imbalance": "train.studies.imbalance"}
 """Module of each study; its click command is called ``main``."""
 
 

@@ -16,7 +16,7 @@ from loaders.batch import Batch
 from loaders.mixing import draw_mixing
 from train.config.recipes import create_recipe
 from train.method.hierarchy import Structure
-from train.method.objective import Objective, logit_offsets, micro_batches, prepare
+from train.method.objective import Objective, class_weights, logit_offsets, micro_batches, prepare
 from train.method.prototypes import Prototypes
 
 SIZE, COUNT, CLASSES = 16, 8, 5
@@ -143,3 +143,25 @@ def test_a_run_adjusts_logits_by_what_its_sampling_shows(
         train_tiny(out, epochs=1, sampling=sampling, logit_adjust=strength)
         losses.append(metrics_of(out)[-1]["train/loss"])
     assert (losses[0] != losses[1]) == matters
+
+
+def test_class_weights_are_one_over_effective_numbers_and_of_mean_one() -> None:
+    counts = np.array([100, 10, 0, 1])
+    found = class_weights(counts, 0.9)
+    assert found is not None
+    # 1 + 0.9 + 0.9^2 + ... of n terms
+    effective = [sum(0.9**power for power in range(count)) for count in (100, 10, 1)]
+    raw = np.array([1 / each for each in effective])
+    assert found[[0, 1, 3]].tolist() == pytest.approx((raw / raw.mean()).tolist(), rel=1e-6)
+    assert found[2] == 0
+
+
+def test_class_weights_go_from_equal_to_inverse_proportion() -> None:
+    counts = np.array([30, 10])
+    assert class_weights(counts, 0.0) is None
+    assert class_weights(np.array([7, 7]), 0.9) is None
+    nearly_equal, nearly_inverse = class_weights(counts, 1e-3), class_weights(counts, 1 - 1e-9)
+    assert nearly_equal is not None
+    assert nearly_inverse is not None
+    assert float(nearly_equal[1] / nearly_equal[0]) == pytest.approx(1, abs=1e-6)
+    assert float(nearly_inverse[1] / nearly_inverse[0]) == pytest.approx(3, rel=1e-5)

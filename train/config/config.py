@@ -91,6 +91,9 @@ class TrainConfig:
     logit_adjust: float = 0.0
     """Strength of logit adjustment: at 1, the network learns to answer as if all classes were equally
     frequent, however often training shows them; 0: not at all."""
+    class_balance: float = 0.0
+    """How far the loss of an image counts by the rarity of its class: 0: all alike; towards 1: in
+    inverse proportion to the photographs of its class."""
     hierarchy_loss: HierarchyLoss = "none"
     """What the loss makes of the tree of the species. soft-labels: near species get a part of each
     label; prototypes: the last layer holds a point for each class, and near species near points."""
@@ -225,8 +228,6 @@ class TrainConfig:
         for name in ("samples", "budget", "ema", "train_size", "start_size"):
             if self.head == "only" and getattr(self, name) is not None:
                 raise ValueError(f"head only makes no training step, and {name} is about those")
-        if self.head == "only" and self.logit_adjust:
-            raise ValueError("head only makes no training step, and logit_adjust is about those")
         if self.head == "only" and self.hierarchy_loss != "none":
             raise ValueError(
                 f"head only makes no training step, and hierarchy_loss {self.hierarchy_loss} is about "

@@ -48,6 +48,7 @@ LIMITS = {
     "clip_norm": POSITIVE,
     "label_smoothing": SHARE,
     "logit_adjust": NOT_NEGATIVE,
+    "class_balance": SHARE,
     "hierarchy_beta": POSITIVE,
     "hierarchy_weight": NOT_NEGATIVE,
     "ema": Bounds(0.0, 1.0, without_low=True, without_high=True),

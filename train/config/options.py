@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args, get_origin
 import click
 
 from train.config.limits import LIMITS
+from train.config.rebalance import NAME as REBALANCE_NAME
+from train.config.rebalance import REBALANCE
 from train.config.recipes import RECIPES, create_recipe
 from train.config.safety import checkpoint_every_of, duration_of
 from train.config.settings import FIELDS, Field, as_text, flatten, parse
@@ -74,6 +76,13 @@ def safety_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+rebalance_option = click.option(
+    "--rebalance",
+    type=click.Choice(list(REBALANCE)),
+    help="One word for sampling, logit_adjust and class_balance; docs/imbalance.md.",
+)
+
+
 def field_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add an option for each field, in their order; one that is not given is None."""
     for field in reversed(FIELDS.values()):
@@ -83,7 +92,8 @@ def field_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def given_fields(params: dict[str, Any]) -> dict[str, Any]:
     """The fields among a command's parameters that were given."""
-    return {name: each for name, each in params.items() if name in FIELDS and each is not None}
+    known = (*FIELDS, REBALANCE_NAME)
+    return {name: each for name, each in params.items() if name in known and each is not None}
 
 
 def _option(field: Field) -> Callable[[Any], Any]:

@@ -24,6 +24,7 @@ from shards.errors import UserError, unknown_name
 from shards.settings import local_table, read_toml
 from train.config.config import TrainConfig
 from train.config.limits import check_limits
+from train.config.rebalance import without_rebalance
 from train.config.recipes import create_recipe
 from train.config.safety import duration_text, parse_duration
 
@@ -204,7 +205,7 @@ def settle(layers: Sequence[Layer]) -> Settings:
     chosen: dict[str, Any] = {}
     sources: dict[str, str] = {}
     length: str | None = None
-    for layer in layers:
+    for layer in map(_spelled_out, layers):
         for name in layer.values:
             if name not in FIELDS:
                 raise UserError(f"{layer.source}: {unknown_name('field', name, FIELDS)}")
@@ -239,6 +240,14 @@ def _length(layer: Layer) -> str | None:
             f"{layer.source}: {' and '.join(found)} each say how long the run is; give one of them"
         )
     return found[0] if found else None
+
+
+def _spelled_out(layer: Layer) -> Layer:
+    """The layer with fields alone."""
+    try:
+        return Layer(layer.source, without_rebalance(layer.values))
+    except ValueError as error:
+        raise UserError(f"{layer.source}: {error}") from None
 
 
 def flatten(config: TrainConfig) -> dict[str, Any]:

@@ -114,7 +114,12 @@ def _features(session: Session, shards: Path) -> tuple[Samples, torch.Tensor, Sa
         torch.cat([each.labels for each, _ in passes]),
     )
     ids = torch.cat([each for _, each in passes])
-    return train, importance_of(config.sampling, train.labels, repeats[ids]), val
+    importance = importance_of(config.sampling, train.labels, repeats[ids])
+    of_class = session.objective.class_weights
+    if of_class is not None:
+        importance = importance * of_class[train.labels]
+        importance = importance / importance.mean()
+    return train, importance, val
 
 
 def _best_head(
@@ -122,9 +127,14 @@ def _best_head(
 ) -> tuple[Head, float]:
     """The head whose penalty does best on val, and its loss on the training features."""
     path = LogisticRegression(train, importance, session.num_classes)
+    offsets = session.objective.logit_offsets
     best: tuple[tuple[float, float], float, Head] | None = None
     for penalty in PENALTIES:
         head = path.fit(penalty)
+        if offsets is not None:
+            # The free bias takes up whatever is added to the logits: fitted with or without it, the
+            # network's own logits differ by it alone (Menon et al., arXiv:2007.07314, section 4.1).
+            head = Head(head.weight, head.bias - offsets)
         logits = head.logits(val.features)
         miou = scores(
             multiclass_confusion_matrix(logits.argmax(1), val.labels, session.num_classes)

@@ -100,6 +100,7 @@ def create_objective(
         device: Of the model.
     """
     offsets = logit_offsets(class_counts, config.logit_adjust)
+    weights = class_weights(class_counts, config.class_balance)
     labels, structure = None, None
     if tree is not None and config.hierarchy_loss == "soft-labels":
         labels = soft_labels(tree, config.hierarchy_beta).to(device)
@@ -111,6 +112,7 @@ def create_objective(
     return Objective(
         label_smoothing=config.label_smoothing,
         logit_offsets=None if offsets is None else offsets.to(device),
+        class_weights=None if weights is None else weights.to(device),
         soft_labels=labels,
         structure=structure,
     )
@@ -138,6 +140,33 @@ def logit_offsets(class_counts: Ids, strength: float) -> torch.Tensor | None:
     if strength == 0 or (counts == counts[0]).all():
         return None
     return torch.from_numpy(strength * np.log(counts / counts.sum())).float()
+
+
+def class_weights(class_counts: Ids, beta: float) -> torch.Tensor | None:
+    """What the loss of an image of each class counts: more where there are few.
+
+    ``(1 - beta) / (1 - beta^n)`` for a class of n images, brought to mean 1: one over the effective
+    number of its images, as each further one shows less that is new.
+
+    Args:
+        class_counts: ``(K,)`` images of each class that training shows.
+        beta: In [0, 1): at 0 all classes count alike, towards 1 in inverse proportion to n.
+
+    Returns:
+        ``(K,)`` float32, of mean 1 over the classes that have an image, 0 for the others; None where all
+        would be the same.
+
+    References:
+        Cui et al., "Class-Balanced Loss Based on Effective Number of Samples" (arXiv:1901.05555),
+        section 4.
+    """
+    present = class_counts > 0
+    counts = class_counts[present]
+    if beta == 0 or (counts == counts[0]).all():
+        return None
+    weights = np.zeros(len(class_counts))
+    weights[present] = (1 - beta) / -np.expm1(counts * np.log(beta))
+    return torch.from_numpy(weights / weights[present].mean()).float()
 
 
 def prepare(
