@@ -132,8 +132,8 @@ def _best_head(
     for penalty in PENALTIES:
         head = path.fit(penalty)
         if offsets is not None:
-            # The free bias takes up whatever is added to the logits: fitted with or without it, the
-            # network's own logits differ by it alone (Menon et al., arXiv:2007.07314, section 4.1).
+            # The free bias takes up whatever is added to the logits, so a fit with the addition is this
+            # one with another bias: logit adjustment after the fact (Menon et al., arXiv:2007.07314).
             head = Head(head.weight, head.bias - offsets)
         logits = head.logits(val.features)
         miou = scores(
