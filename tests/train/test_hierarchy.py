@@ -230,6 +230,24 @@ def test_prototypes_are_evaluated_predicted_and_exported_like_any_last_layer(
         assert "6 photographs: 0 other labels" in ended.out
 
 
+def test_what_prototypes_cannot_be_exported_to_is_said(
+    tmp_path: Path, train_tiny: Any, command_line: Any, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_tiny(tmp_path / "run", hierarchy_loss="prototypes", species=table, epochs=1)
+    ended = command_line(train.export.main, tmp_path / "run", "--format", "onnx", "--int8")
+    assert (ended.code, ended.out) == (2, "")
+    assert (
+        "--int8 is for networks that end in a linear layer, and this one ends in protot"
+        in ended.err
+    )
+    monkeypatch.setattr("train.checkpoints.course.published_table", lambda: {"tinynet": None})
+    ended = command_line(train.export.main, tmp_path / "run", "--format", "lightning")
+    assert ended.code == 2
+    assert (
+        "the course's network ends in a linear layer, this one in prototypes; choose" in ended.err
+    )
+
+
 @pytest.mark.slow
 def test_prototypes_are_exported_to_onnx(
     tmp_path: Path, train_tiny: Any, command_line: Any, table: str
