@@ -18,6 +18,7 @@ import torch
 
 from loaders.factory import create_loader
 from loaders.subset import Subset
+from shards.reader import ShardSet
 from train.checkpoints.checkpoint import model_from_checkpoint
 from train.config.grid import digest_of
 from train.engine.features import Network, cached, extract, fast_network, last_layer
@@ -42,6 +43,7 @@ class FeatureBank:
         self.folder = trained.file.parent / FOLDER
         model = model_from_checkpoint(trained.saved, trained.file)
         self._model = model.to(trained.resolved.device)
+        self.backbone = model.backbone
         layer = last_layer(model.backbone, self.num_classes)
         bias = torch.zeros(self.num_classes) if layer.bias is None else layer.bias
         self.head = Head(layer.weight.detach(), bias.detach().to(layer.weight.device))
@@ -62,9 +64,9 @@ class FeatureBank:
 
     @cached_property
     def digest(self) -> str:
-        """Of the weights below the last layer, and of how photographs come to them."""
+        """Of the weights below the last layer, of how photographs come to them, and of these."""
         saved = self.trained.saved
-        head = f"{classifier_layer(self._model.backbone, self.num_classes)}."
+        head = f"{classifier_layer(self.backbone, self.num_classes)}."
         hashed = hashlib.sha256()
         for name, values in sorted(saved.model.items()):
             if not name.startswith(head):
@@ -78,36 +80,54 @@ class FeatureBank:
         )  # fmt: skip
 
     def of_split(self, split: str, subset: Subset) -> Samples:
-        """Of the central crops of a part of a split of the run, natural sampling.
+        """Of the central crops of a part of a split of the run, each photograph once.
 
         Args:
-            split: ``train``, ``val`` or ``test``, as the run has them (:func:`train.method.batches.stored_split`).
+            split: ``train``, ``val`` or ``test``, as the run has them.
             subset: Which part.
         """
-        saved, resolved = self.trained.saved, self.trained.resolved
-        shown = replace(
-            eval_config(saved.config, resolved, self.trained.source.directory, split), subset=subset
+        stored = stored_split(self.trained.saved.config, split)
+        return self._of_stored(stored, subset, self._probed(split, subset))
+
+    def of_classes(self, names: tuple[str, ...]) -> Samples:
+        """Of all photographs of some classes, whatever their split."""
+        shards, subset = ShardSet(self.trained.source.directory), Subset(classes=names)
+        parts = []
+        for split in self.trained.manifest.splits:
+            with shards.split(split) as stored:
+                holds_some = bool(subset.repeats(stored).any())
+            if holds_some:
+                parts.append(self._of_stored(split, subset))
+        return Samples(
+            torch.cat([each.features for each in parts]), torch.cat([each.labels for each in parts])
         )
-        stored = stored_split(saved.config, split)
+
+    def _of_stored(self, split: str, subset: Subset, file: str | None = None) -> Samples:
+        """Of a part of a split of the shard set."""
+        config, resolved = self.trained.saved.config, self.trained.resolved
+        like_test = eval_config(config, resolved, self.trained.source.directory, "test")
+        shown = replace(like_test, split=split, subset=subset)
 
         def make() -> tuple[Samples, torch.Tensor]:
             with closing(create_loader(shown)) as loader:
-                return extract(self.network, loader, 0, resolved, f"features: {split}", _go_on)
+                label = f"features of {split}"
+                return extract(self.network, loader, 0, resolved, label, lambda: None)
 
-        name = self._probed(split, subset)
-        if name is None or not (self.folder / name).exists():
-            name = f"{stored}-{digest_of([self.digest, stored, asdict(subset)])}.npz"
+        name = file or f"{split}-{digest_of([self.digest, split, asdict(subset)])}.npz"
         return cached(self.folder / name, resolved.device, make)[0]
 
     def _probed(self, split: str, subset: Subset) -> str | None:
-        """What a probe calls these very features."""
-        saved = self.trained.saved
+        """The file of a probe that holds these very features, if it is there."""
+        saved, config = self.trained.saved, self.trained.saved.config
         same_set = saved.shards.fingerprint == self.trained.manifest.fingerprint
-        if saved.config.head != "only" or not same_set or saved.enrolled:
+        if config.head != "only" or saved.enrolled or not same_set:
             return None
-        if split == "train" and subset == saved.config.train_subset:
-            return "train-1.npz"
-        return "val.npz" if split == "val" and subset == saved.config.eval_subset("val") else None
+        passes = {
+            "train": ("train-1.npz", config.train_subset),
+            "val": ("val.npz", config.eval_subset("val")),
+        }
+        name, shown = passes.get(split, ("", None))
+        return name if shown == subset and (self.folder / name).exists() else None
 
     def of_photos(self, paths: Iterable[Path]) -> tuple[torch.Tensor, list[tuple[Path, str]]]:
         """``(N, D)`` features of what could be read, and what could not, and why."""
@@ -124,7 +144,3 @@ class FeatureBank:
                     features.append(self.network(batch.images.to(resolved.device)).clone())
         none = self.head.weight.new_empty(0, self.head.weight.shape[1])
         return torch.cat([none, *features]), bad
-
-
-def _go_on() -> None:
-    """Signals are raised where they come: what is kept is complete in any case."""

@@ -1,1 +1,1 @@
-"""Studies: questions with a table, a picture and a page of docs; each module is one (train/study.py)."""
+"""Questions with a table, a picture and a page of docs, and what they share (train/study.py)."""
