@@ -217,7 +217,7 @@ def test_prototypes_are_evaluated_predicted_and_exported_like_any_last_layer(
     run = tmp_path / "run"
     train_tiny(run, hierarchy_loss="prototypes", species=table, epochs=1)
     weights = load_checkpoint(run / BEST).model
-    assert weights["8.weight"].shape == (3, 32)
+    assert weights["8.weight"].shape == (3, 64)
     assert "8.bias" not in weights
     (row,) = (each for each in (run / LOG).read_text().splitlines() if each.startswith("test: "))
     ended = command_line(train.evaluate.main, run, "--species", table)
