@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 import train.evaluate
 import train.export
@@ -18,9 +18,12 @@ import train.predict
 from shards.errors import Interrupted, UserError
 from train.checkpoints.checkpoint import BEST, LAST, load_checkpoint, load_content, save_checkpoint
 from train.checkpoints.pretrained import load_start
-from train.method.hierarchy import distortion, soft_labels
+from train.engine.logistic import LogisticRegression, Samples
+from train.engine.point_fit import PointFit
+from train.method.hierarchy import Structure, distortion, soft_labels
 from train.method.models import create_model
-from train.method.prototypes import Prototypes, distances, use_prototypes
+from train.method.objective import Objective
+from train.method.prototypes import Prototypes, class_means, distances, use_prototypes
 from train.runs.log import LOG
 from train.scores.species import class_tree, taxonomy_of
 
@@ -102,7 +105,9 @@ def test_prototypes_that_lie_as_in_the_tree_have_no_distortion_and_training_gets
         distortion(layer.weight, wanted).backward()
         optimizer.step()
     assert before > 0.02
-    assert float(distortion(layer.weight.detach(), wanted)) < 1e-4  # a tree's heights fit among points
+    assert (
+        float(distortion(layer.weight.detach(), wanted)) < 1e-4
+    )  # a tree's heights fit among points
     apart = distances(*2 * [layer.weight.detach()])
     ratio = (apart / wanted)[wanted > 0]
     assert ratio.std() < 0.02 * ratio.mean()
@@ -126,11 +131,60 @@ def test_logits_are_negative_distances_never_in_16_bits(cast: bool) -> None:
     assert torch.allclose(logits.double(), expected, rtol=1e-5)
 
 
-def test_prototypes_begin_at_the_means_of_their_classes() -> None:
-    layer = Prototypes(2, 3)
+def test_the_mean_of_a_class_without_features_is_that_of_all() -> None:
     features = torch.tensor([[0.0, 2.0], [2.0, 4.0], [7.0, 0.0]])
-    layer.begin_at_means(features, torch.tensor([0, 0, 2]))
-    assert layer.weight.tolist() == [[1, 3], [3, 2], [7, 0]]  # the second has none: the mean of all
+    means = class_means(features, torch.tensor([0, 0, 2]), 3)
+    assert means.tolist() == [[1, 3], [3, 2], [7, 0]]
+
+
+def clouds(classes: int = 4, count: int = 80, dimensions: int = 6) -> Samples:
+    draw = torch.Generator().manual_seed(3)
+    labels = torch.arange(count) % classes
+    centres = 1.5 * torch.randn(classes, dimensions, generator=draw)
+    return Samples(centres[labels] + torch.randn(count, dimensions, generator=draw), labels)
+
+
+HEIGHTS = torch.tensor([[0.0, 1, 3, 3], [1, 0, 3, 3], [3, 3, 0, 2], [3, 3, 2, 0]])
+
+
+def point_fit(train: Samples, weight: float, **objective: Any) -> PointFit:
+    structure = Structure(Prototypes(train.features.shape[1], len(HEIGHTS)), HEIGHTS, weight)
+    return PointFit(train, torch.ones(len(train)), Objective(structure=structure, **objective))
+
+
+def test_fitted_prototypes_go_from_class_means_to_a_minimum() -> None:
+    train = clouds()
+    means = class_means(train.features, train.labels, 4)
+    strong, weak = point_fit(train, 0.5).fit(1e4), point_fit(train, 0.5).fit(1e-2)
+    assert torch.allclose(strong.points, means, atol=1e-3)
+    unit = train.features.var(0, correction=0).mean().sqrt()
+
+    def loss(points: torch.Tensor) -> torch.Tensor:
+        way = ((points - means) / unit).square().sum()
+        fit = cross_entropy(-torch.cdist(train.features, points), train.labels)
+        return fit + 0.5 * distortion(points, HEIGHTS) + 1e-2 / 2 * way
+
+    points = weak.points.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(points), points)
+    assert gradient.abs().max() < 1e-4
+    assert float(loss(weak.points)) < float(loss(means)) - 0.01
+
+
+def test_the_weight_of_the_tree_brings_fitted_prototypes_nearer_to_it() -> None:
+    train = clouds()
+    found = [
+        float(distortion(point_fit(train, each).fit(1e-3).points, HEIGHTS)) for each in (0, 1, 10)
+    ]
+    assert found[0] > found[1] > found[2]
+
+
+def test_fitted_soft_labels_are_what_the_probabilities_come_to() -> None:
+    """Features that say the class and nothing else: the fit can do no better than the labels."""
+    labels = torch.arange(60) % 3
+    asked = soft_labels(torch.tensor([[0, 1, 2], [1, 0, 2], [2, 2, 0]]), 2.0)
+    train = Samples(torch.eye(3)[labels], labels)
+    head = LogisticRegression(train, torch.ones(60), 3, asked).fit(1e-6)
+    assert torch.allclose(head.logits(torch.eye(3)).softmax(1), asked, atol=1e-3)
 
 
 def test_a_network_without_a_linear_last_layer_cannot_end_in_prototypes() -> None:
@@ -152,13 +206,6 @@ def test_a_table_that_says_nothing_of_these_classes_is_refused(
         "species,genus,family,order,class,phylum,edibility,synonym_of)"
     )
     assert not (tmp_path / "run").exists()
-
-
-def test_a_head_that_is_only_fitted_has_no_hierarchy_loss(make_config: Any) -> None:
-    with pytest.raises(
-        ValueError, match="head only makes no training step, and hierarchy_loss proto"
-    ):
-        make_config(head="only", weights="imagenet", hierarchy_loss="prototypes")
 
 
 LOSSES = ("soft-labels", "prototypes")
@@ -270,19 +317,24 @@ def test_a_start_from_prototypes_keeps_all_but_the_last_layer(
     assert torch.equal(backbone.state_dict()["0.weight"], saved.model["0.weight"])
 
 
-def test_fitted_prototypes_begin_at_the_mean_features_of_a_start(
-    tmp_path: Path, train_tiny: Any, finished_run: Path, table: str
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_frozen_network_gets_a_last_layer_that_knows_the_tree(
+    tmp_path: Path,
+    train_tiny: Any,
+    finished_run: Path,
+    table: str,
+    loss: str,
+    command_line: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("train.engine.probe.PENALTIES", (1.0, 0.1))
+    run = tmp_path / "run"
     train_tiny(
-        tmp_path / "run", hierarchy_loss="prototypes", species=table, epochs=1, head="fitted",
-        finetune_from=str(finished_run), lr=1e-9, min_lr=0.0,
+        run, head="only", hierarchy_loss=loss, hierarchy_beta=2, species=table, epochs=1,
+        finetune_from=str(finished_run),
     )  # fmt: skip
-    assert (
-        "prototypes begin at the mean features of their classes"
-        in (tmp_path / "run" / LOG).read_text()
-    )
-    prototypes = load_checkpoint(tmp_path / "run" / BEST).model["8.weight"]
-    with np.load(tmp_path / "run" / "features" / "train-1.npz") as kept:
-        features, labels = kept["features"], kept["labels"]
-    means = [features[labels == label].mean(0) for label in range(3)]
-    np.testing.assert_allclose(prototypes.numpy(), means, atol=1e-5)
+    before, after = (load_checkpoint(each / BEST).model for each in (finished_run, run))
+    assert torch.equal(before["0.weight"], after["0.weight"])
+    assert not torch.equal(before["8.weight"], after["8.weight"])
+    (row,) = (each for each in (run / LOG).read_text().splitlines() if each.startswith("test: "))
+    assert command_line(train.evaluate.main, run).out.splitlines()[0] == row

@@ -228,11 +228,6 @@ class TrainConfig:
         for name in ("samples", "budget", "ema", "train_size", "start_size"):
             if self.head == "only" and getattr(self, name) is not None:
                 raise ValueError(f"head only makes no training step, and {name} is about those")
-        if self.head == "only" and self.hierarchy_loss != "none":
-            raise ValueError(
-                f"head only makes no training step, and hierarchy_loss {self.hierarchy_loss} is about "
-                "those; choose head fitted"
-            )
         if self.overfit_batches is not None and self.fast_dev_run:
             raise ValueError(
                 "overfit_batches and fast_dev_run exclude each other; give one of them"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,8 @@ from train.checkpoints.checkpoint import LAST
 from train.engine.features import cached, extract, fast_network, last_layer
 from train.engine.logistic import PENALTIES, Head, LogisticRegression, Samples, importance_of
 from train.engine.loop import finish_stretch
+from train.engine.point_fit import PointFit, Points
 from train.method.batches import eval_config
-from train.method.prototypes import Prototypes
 from train.runs.interrupt import Stopped
 from train.runs.saving import resume_command, save, save_or_stop
 from train.runs.session import Session
@@ -50,15 +51,8 @@ def fit_head(session: Session, shards: Path) -> None:
             f"features of {images:,} images in {seconds:.0f} s ({images / seconds:,.0f} img/s)"
         )
         layer = last_layer(session.model.backbone, session.num_classes)
-        if isinstance(layer, Prototypes):
-            layer.begin_at_means(train.features, train.labels)
-            session.log.say("prototypes begin at the mean features of their classes")
-            return
         head, loss = _best_head(session, train, importance, val)
-        with torch.no_grad():
-            layer.weight.copy_(head.weight)
-            if layer.bias is not None:
-                layer.bias.copy_(head.bias)
+        head.put_into(layer)
         if session.config.head != "only":
             return
         result = _evaluate(session)
@@ -124,17 +118,12 @@ def _features(session: Session, shards: Path) -> tuple[Samples, torch.Tensor, Sa
 
 def _best_head(
     session: Session, train: Samples, importance: torch.Tensor, val: Samples
-) -> tuple[Head, float]:
+) -> tuple[Head | Points, float]:
     """The head whose penalty does best on val, and its loss on the training features."""
-    path = LogisticRegression(train, importance, session.num_classes)
-    offsets = session.objective.logit_offsets
-    best: tuple[tuple[float, float], float, Head] | None = None
+    fit = _path(session, train, importance)
+    best: tuple[tuple[float, float], float, Head | Points] | None = None
     for penalty in PENALTIES:
-        head = path.fit(penalty)
-        if offsets is not None:
-            # The free bias takes up whatever is added to the logits, so a fit with the addition is this
-            # one with another bias: logit adjustment after the fact (Menon et al., arXiv:2007.07314).
-            head = Head(head.weight, head.bias - offsets)
+        head = fit(penalty)
         logits = head.logits(val.features)
         miou = scores(
             multiclass_confusion_matrix(logits.argmax(1), val.labels, session.num_classes)
@@ -148,6 +137,27 @@ def _best_head(
     _, penalty, head = best
     session.log.say(f"penalty {penalty:g} is best on val")
     return head, float(cross_entropy(head.logits(train.features), train.labels))
+
+
+def _path(
+    session: Session, train: Samples, importance: torch.Tensor
+) -> Callable[[float], Head | Points]:
+    """From a penalty to its solution, for penalties that become weaker."""
+    objective = session.objective
+    if objective.structure is not None:
+        return PointFit(train, importance, objective).fit
+    path = LogisticRegression(train, importance, session.num_classes, objective.soft_labels)
+    offsets = objective.logit_offsets
+    if offsets is None:
+        return path.fit
+
+    def adjusted(penalty: float) -> Head:
+        # The free bias takes up whatever is added to the logits, so a fit with the addition is this one
+        # with another bias: logit adjustment after the fact (Menon et al., arXiv:2007.07314).
+        head = path.fit(penalty)
+        return Head(head.weight, head.bias - offsets)
+
+    return adjusted
 
 
 def _evaluate(session: Session) -> Evaluation:

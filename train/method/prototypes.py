@@ -35,18 +35,6 @@ class Prototypes(nn.Linear):
         """``(B, D)`` -> ``(B, K)`` logits, at most 0."""
         return -distances(features, self.weight)
 
-    @torch.no_grad()
-    def begin_at_means(self, features: torch.Tensor, labels: torch.Tensor) -> None:
-        """Put each point at the mean of its class; of a class without features, at the mean of all.
-
-        Args:
-            features: ``(N, D)``.
-            labels: ``(N,)`` int64 in [0, K).
-        """
-        counts = labels.bincount(minlength=self.out_features)[:, None]
-        sums = torch.zeros_like(self.weight).index_add_(0, labels, features.to(self.weight.dtype))
-        self.weight.copy_(torch.where(counts > 0, sums / counts.clamp_min(1), features.mean(0)))
-
 
 def distances(points: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """``(N, D)``, ``(M, D)`` -> ``(N, M)`` Euclidean distances, never in 16 bits.
@@ -60,6 +48,19 @@ def distances(points: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
         points = points.to(others.dtype)
         lengths = points.square().sum(1)[:, None] + others.square().sum(1)
         return (lengths - 2 * points @ others.T).clamp_min(SMALLEST).sqrt()
+
+
+def class_means(features: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """``(K, D)`` the mean of each class's features; of a class without any, the mean of all.
+
+    Args:
+        features: ``(N, D)``.
+        labels: ``(N,)`` int64 in [0, K).
+        num_classes: K.
+    """
+    counts = labels.bincount(minlength=num_classes)[:, None]
+    sums = features.new_zeros(num_classes, features.shape[1]).index_add_(0, labels, features)
+    return torch.where(counts > 0, sums / counts.clamp_min(1), features.mean(0))
 
 
 def use_prototypes(backbone: nn.Module, num_classes: int) -> None:
