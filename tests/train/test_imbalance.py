@@ -15,7 +15,7 @@ import train.engine.run
 import train.runs.interrupt
 from shards.errors import UserError
 from train.config.settings import Layer
-from train.studies.tail_runs import Tested, photographs, tail_points
+from train.studies.tail_runs import TailResult, photographs, tail_points
 from train.studies.tail_table import compared, summarise
 from train.study import main
 
@@ -44,13 +44,13 @@ def test_each_way_sees_the_same_tails_and_each_tail_is_another(tiny_shards: Path
     assert counts.max() == 2 * counts.min()
 
 
-def drawn(word: str, tail: int, right: float, photographs: list[int], seed: int = 0) -> Tested:
+def drawn(word: str, tail: int, right: float, photographs: list[int], seed: int = 0) -> TailResult:
     """Predictions of three classes, of which a share is right."""
     rng = np.random.default_rng([seed, tail])
     labels = np.arange(300) % 3
     wrong = rng.random(300) >= right
     predictions = np.where(wrong, (labels + 1) % 3, labels)
-    return Tested(
+    return TailResult(
         rebalance=word, tail=tail, labels=labels, predictions=predictions,
         photographs=np.array(photographs),
     )  # fmt: skip

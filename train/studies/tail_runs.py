@@ -27,7 +27,7 @@ SPLIT = "test"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tested:
+class TailResult:
     """What a run that trained on a tail makes of test."""
 
     rebalance: str
@@ -72,7 +72,7 @@ class Setting:
     command: str
     """That goes on."""
 
-    def run(self, points: Sequence[Point]) -> list[Tested]:
+    def run(self, points: Sequence[Point]) -> list[TailResult]:
         """Bring every run to its end and test it; what is done already is taken as it is.
 
         Raises:
@@ -89,7 +89,7 @@ class Setting:
                 self.command,
             )
         return [
-            Tested(
+            TailResult(
                 rebalance=point.values["rebalance"],
                 tail=point.values["tail"],
                 **{name: np.asarray(each, np.int64) for name, each in result.items()},

@@ -21,7 +21,7 @@ from train.scores.outputs import confusion_of
 from train.scores.paired import Difference
 from train.studies.chart import Curve, line_chart
 from train.studies.table import aligned, csv_bytes, with_interval
-from train.studies.tail_runs import Tested
+from train.studies.tail_runs import TailResult
 
 TABLE, PICTURE = "imbalance.csv", "imbalance.png"
 METRICS = ("mf1", "miou", "oa")
@@ -50,7 +50,7 @@ class Way:
         return float(np.nanmean(np.array_split(self.recall, 3)[THIRDS.index(name)]))
 
 
-def summarise(tested: Sequence[Tested]) -> list[Way]:
+def summarise(tested: Sequence[TailResult]) -> list[Way]:
     """The ways in the order in which they were asked for.
 
     A draw takes as many tails and as many test photographs as there are, with replacement; its value is
@@ -68,7 +68,7 @@ def summarise(tested: Sequence[Tested]) -> list[Way]:
     ]
 
 
-def _way(runs: Sequence[Tested], images: Bootstrap, drawn: npt.NDArray[np.int64]) -> Way:
+def _way(runs: Sequence[TailResult], images: Bootstrap, drawn: npt.NDArray[np.int64]) -> Way:
     runs = sorted(runs, key=lambda each: each.tail)
     values = [scores(_confusion(each)).as_dict() for each in runs]
     by_run = [images.scores(each.labels, each.predictions) for each in runs]
@@ -86,12 +86,12 @@ def _way(runs: Sequence[Tested], images: Bootstrap, drawn: npt.NDArray[np.int64]
     )
 
 
-def _confusion(run: Tested) -> torch.Tensor:
+def _confusion(run: TailResult) -> torch.Tensor:
     labels, predictions = torch.from_numpy(run.labels), torch.from_numpy(run.predictions)
     return confusion_of(labels, predictions, len(run.photographs))
 
 
-def _recall_by_rank(run: Tested) -> npt.NDArray[np.float64]:
+def _recall_by_rank(run: TailResult) -> npt.NDArray[np.float64]:
     """``(K,)`` from the class with most training photographs to that with fewest."""
     recall = class_scores(_confusion(run)).recall.numpy()
     return np.asarray(recall[np.argsort(-run.photographs, kind="stable")])
@@ -116,7 +116,7 @@ def compared(ways: Sequence[Way], metric: str = "mf1") -> list[tuple[str, Differ
     ]
 
 
-def report(tested: Sequence[Tested], folder: Path, config: TrainConfig) -> None:
+def report(tested: Sequence[TailResult], folder: Path, config: TrainConfig) -> None:
     """Print the table, and write it with a picture into the folder of the study."""
     ways = summarise(tested)
     differences = dict(compared(ways))
