@@ -138,7 +138,19 @@ def test_a_stopped_study_goes_on_and_ends_as_if_it_had_never_stopped(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train.engine.run, "StopRequest", train.runs.interrupt.StopRequest)
         again = study("broken")
-        assert larger.code == 0, larger.err
+        larger = command_line(
+            main, "imbalance", "--shards", tiny_shards, "--out", tmp_path / "whole", "--tails", 1,
+            "--rebalance", "none,logit-adjust,sqrt", *options(**SMALL),
+        )  # fmt: skip
+    assert again.code == 0, again.err
+    tables = [(tmp_path / each / "imbalance.csv").read_text() for each in ("whole", "broken")]
+    rows = [list(csv.DictReader(each.splitlines())) for each in tables]
+    assert rows[0][:2] == rows[1]
+    assert [(each["rebalance"], each["runs"]) for each in rows[0]] == [
+        ("none", "1"), ("logit-adjust", "1"), ("sqrt", "1"),
+    ]  # fmt: skip
+    assert cv2.imread(str(tmp_path / "whole" / "imbalance.png")) is not None
+    assert larger.code == 0, larger.err
     assert "3 cells, 2 done; " in larger.out
 
 
