@@ -17,17 +17,17 @@ from bench.operations import flops_per_image
 from shards.errors import JobError, UserError
 from shards.plain import from_plain
 from shards.writer import write_file
-from train.checkpoint import LAST
-from train.config import TrainConfig
-from train.grid import Point
-from train.metrics import scores
-from train.recipes import create_recipe
-from train.resolution import training_size
-from train.safety import Safety
-from train.settings import Layer, settle
-from train.source import ShardSource
-from train.sweep_run import run_point
-from train.trained import open_trained
+from train.checkpoints.checkpoint import LAST
+from train.config.config import TrainConfig
+from train.config.grid import Point
+from train.scores.metrics import scores
+from train.config.recipes import create_recipe
+from train.config.resolution import training_size
+from train.config.safety import Safety
+from train.config.settings import Layer, settle
+from train.config.source import ShardSource
+from train.sweeps.sweep_run import run_point
+from train.inference.trained import open_trained
 
 FINAL = "final.json"
 """In the folder of a run: what its last weights score, and what they cost."""

@@ -42,12 +42,12 @@ from bench.recipe_runs import (
 )
 from shards.errors import JobError, UserError
 from shards.reader import ShardSet
-from train.checkpoint import LAST, load_content
-from train.config import TrainConfig
-from train.recipes import create_recipe
-from train.safety import Safety
-from train.settings import Layer, settle
-from train.source import ShardSource
+from train.checkpoints.checkpoint import LAST, load_content
+from train.config.config import TrainConfig
+from train.config.recipes import create_recipe
+from train.config.safety import Safety
+from train.config.settings import Layer, settle
+from train.config.source import ShardSource
 
 
 def final_run(**fields: Any) -> FinalRun:

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import train.budget
-import train.run
+import train.engine.budget
+import train.engine.run
 from shards.errors import Interrupted, UserError
-from train.budget import CLOSING_S, TimeBudget
-from train.checkpoint import LAST, load_content
-from train.length import StepCount
-from train.log import LOG, STEPS, SUMMARY
+from train.engine.budget import CLOSING_S, TimeBudget
+from train.checkpoints.checkpoint import LAST, load_content
+from train.config.length import StepCount
+from train.runs.log import LOG, STEPS, SUMMARY
 
 NEVER = 10**9
 
@@ -37,7 +37,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, now: float) -> None:
         self.now = now
-        monkeypatch.setattr(train.budget.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(train.engine.budget.time, "monotonic", lambda: self.now)
 
 
 def simulate(
@@ -139,7 +139,7 @@ def test_a_resumed_run_has_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_short_budget_is_kept_with_all_that_belongs_to_a_run(
     tmp_path: Path, train_tiny: Any, monkeypatch: pytest.MonkeyPatch, metrics_of: Any
 ) -> None:
-    monkeypatch.setattr("train.loop.READ_STEPS", 1)
+    monkeypatch.setattr("train.engine.loop.READ_STEPS", 1)
     start = time.monotonic()
     summary = train_tiny(
         tmp_path / "run", budget=20.0, schedule="linear", min_lr=0.0, eval_every=20.0,

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from shards.errors import UserError
-from train.models import classifier_layer, create_model
-from train.recipes import PACKAGED_MEAN, PACKAGED_STD
-from train.weights import (
+from train.method.models import classifier_layer, create_model
+from train.config.recipes import PACKAGED_MEAN, PACKAGED_STD
+from train.checkpoints.weights import (
     Weights,
     key_report,
     load_packaged,

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from train.answers import Answer
-from train.danger import NOTICE
+from train.inference.answers import Answer
+from train.scores.danger import NOTICE
 from train.report.gallery import jpeg_url
 from train.report.page import render
 

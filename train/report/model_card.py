@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shards.machine import human_time
-from train.danger import NOTICE
+from train.scores.danger import NOTICE
 from train.report.content import Content
 
 CARD = "MODEL_CARD.md"

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from shards.machine import human_time
-from train.danger import NOTICE
+from train.scores.danger import NOTICE
 from train.report.content import Content
 from train.report.figures import (
     confusion_map,
