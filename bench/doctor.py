@@ -189,7 +189,9 @@ def _simplejpeg() -> Finding:
 def _bf16() -> Finding:
     device = _import("train.config.device")
     if isinstance(device, str):
-        return Finding(name="bf16 on CPU", value=f"unknown: train.config.device {device}", level="note")
+        return Finding(
+            name="bf16 on CPU", value=f"unknown: train.config.device {device}", level="note"
+        )
     if device.cpu_supports_bf16():
         return Finding(name="bf16 on CPU", value="yes")
     return Finding(name="bf16 on CPU", value="no: training on the CPU uses fp32", level="note")

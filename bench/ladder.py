@@ -52,11 +52,11 @@ from bench.verdict import (
 from loaders.config import LoaderConfig, Resample
 from shards.format import Manifest
 from shards.machine import allowed_cores
-from train.method.batches import train_loader
 from train.config.config import TrainConfig
 from train.config.device import cpu_supports_bf16
 from train.config.recipes import create_recipe
 from train.config.resolve import Resolved
+from train.method.batches import train_loader
 
 NO_MODEL = "none"
 TOGETHER = "end to end"

@@ -58,9 +58,9 @@ def recipes(
     from bench.session import Recorder
     from shards.reader import ShardSet
     from shards.writer import write_file
-    from train.method.models import check_arch
     from train.config.safety import Safety
     from train.config.source import shard_source
+    from train.method.models import check_arch
 
     check_arch(arch)
     planned = points([read_curve(each) for each in texts], seeds, arch, image_size)

@@ -15,9 +15,9 @@ from bench.request import Request
 from bench.result import NOT_MEASURED, Result, Section, not_measured, number
 from shards.machine import human_time
 from train.config.config import TrainConfig
-from train.scores.published import TRAIN_FILES, TRAIN_ROWS, published_class_names
 from train.config.recipes import RECIPES, create_recipe
 from train.config.resolution import training_sizes
+from train.scores.published import TRAIN_FILES, TRAIN_ROWS, published_class_names
 
 HEADER = ("recipe", "arch", "million images", "px", "img/s here", "extrapolated", "of baseline")
 

@@ -20,14 +20,14 @@ from shards.writer import write_file
 from train.checkpoints.checkpoint import LAST
 from train.config.config import TrainConfig
 from train.config.grid import Point
-from train.scores.metrics import scores
 from train.config.recipes import create_recipe
 from train.config.resolution import training_size
 from train.config.safety import Safety
 from train.config.settings import Layer, settle
 from train.config.source import ShardSource
-from train.sweeps.sweep_run import run_point
 from train.inference.trained import open_trained
+from train.scores.metrics import scores
+from train.sweeps.sweep_run import run_point
 
 FINAL = "final.json"
 """In the folder of a run: what its last weights score, and what they cost."""

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from train.inference.trained import open_trained
 from train.scores.calibration import fit_temperature, negative_log_likelihood
 from train.scores.outputs import Outputs, joined
-from train.inference.trained import open_trained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

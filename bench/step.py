@@ -20,9 +20,9 @@ from bench.request import Request
 from bench.result import Result, Section, not_measured
 from bench.timing import WARM_UP, Subject, in_turns, rate
 from train.config.config import TrainConfig
+from train.config.resolve import Resolved
 from train.method.models import create_model
 from train.method.optimizer import create_optimizer
-from train.config.resolve import Resolved
 
 CPU_BATCH, GPU_BATCH = 16, 128
 BASIS = "fp32 NCHW"

@@ -25,10 +25,10 @@ from loaders.config import HW_DECODER_LOAD, PREFETCH
 from shards.format import Manifest
 from shards.machine import allowed_cores
 from shards.progress import Progress
-from train.method.batches import train_loader
 from train.config.config import TrainConfig
 from train.config.resolve import Resolved, resolve
 from train.config.tuned import Tuned, machine_of
+from train.method.batches import train_loader
 
 CPU_BATCH = 4
 """Small, for many turns in the time."""

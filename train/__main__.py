@@ -85,9 +85,9 @@ def main(
         return
     with importing():
         from train.config.distributed import from_first, processes
-        from train.method.models import check_arch, list_archs, list_timm_archs
-        from train.engine.run import resume_run, start_run
         from train.config.source import shard_source
+        from train.engine.run import resume_run, start_run
+        from train.method.models import check_arch, list_archs, list_timm_archs
         from train.runs.unfinished import newest_unfinished
 
     if show_archs:

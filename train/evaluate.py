@@ -48,9 +48,9 @@ def main(
         check_writable("--json", json_file)
     with importing():
         from train.checkpoints.checkpoint import checkpoint_file
-        from train.scores.comparison import comparison_table
         from train.checkpoints.course import load_trained
         from train.inference.full_evaluation import evaluate_in_full
+        from train.scores.comparison import comparison_table
 
     if len(checkpoints) > 1:
         for each in checkpoints:  # the last is refused before the work on the first

@@ -72,10 +72,10 @@ def main(
         click.echo(f"wrote {target} ({format_name})")
         return
     with importing():
+        from train.config.resolve import resolve
         from train.inference.exported import EXPORTERS, compare_with, deployment
         from train.inference.exported_images import images_to_compare, set_of
         from train.inference.quantised import quantise_file
-        from train.config.resolve import resolve
 
     folder = set_of(saved, shards)
     if int8 and folder is None:

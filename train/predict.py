@@ -134,8 +134,8 @@ def predict(
         UserError: There is no photograph.
         JobError: None of them could be read.
     """
-    from train.scores.danger import NOTICE
     from train.inference.photos import find_photos
+    from train.scores.danger import NOTICE
 
     start = time.perf_counter()
     answered = skipped = 0

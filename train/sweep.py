@@ -97,8 +97,8 @@ def main(
         refuse_code_folder(out, "output folder")
     with importing():
         from shards.reader import ShardSet
-        from train.method.models import check_arch
         from train.config.source import shard_source
+        from train.method.models import check_arch
         from train.sweeps.sweep_session import Session
 
     for arch in {each.config.arch for each in points}:

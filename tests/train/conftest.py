@@ -26,11 +26,11 @@ from loaders.augment import AugmentConfig
 from shards.commands import run
 from train.checkpoints.checkpoint import BEST, LAST, load_content
 from train.config.config import TrainConfig
-from train.scores.evaluation import Evaluation
-from train.runs.interrupt import StopRequest
-from train.runs.log import METRICS, SUMMARY
 from train.config.recipes import create_recipe
 from train.engine.run import resume_run, start_run
+from train.runs.interrupt import StopRequest
+from train.runs.log import METRICS, SUMMARY
+from train.scores.evaluation import Evaluation
 
 TINY_ARCH = "tinynet"
 TRAINER = Path(__file__).with_name("trainer.py")

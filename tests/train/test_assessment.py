@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from train.scores.assessment import Assessment, assess
 from train.checkpoints.checkpoint import BEST, load_content, save_checkpoint
-from train.scores.danger import NOTICE
 from train.evaluate import main
+from train.scores.assessment import Assessment, assess
+from train.scores.danger import NOTICE
 from train.scores.outputs import Outputs
 from train.scores.published import published_class_names
 from train.scores.species import taxonomy_of

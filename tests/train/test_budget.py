@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 import train.engine.budget
 import train.engine.run
 from shards.errors import Interrupted, UserError
-from train.engine.budget import CLOSING_S, TimeBudget
 from train.checkpoints.checkpoint import LAST, load_content
 from train.config.length import StepCount
+from train.engine.budget import CLOSING_S, TimeBudget
 from train.runs.log import LOG, STEPS, SUMMARY
 
 NEVER = 10**9

@@ -27,8 +27,8 @@ from train.checkpoints.checkpoint import (
     previous,
     save_checkpoint,
 )
-from train.method.models import create_model
 from train.config.recipes import create_recipe
+from train.method.models import create_model
 
 CONTENT: dict[str, Any] = {
     "class_names": ["a b", "c"],

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import train.engine.auto
-from train.engine.auto import resolve_for_run
 from train.config.length import StepCount
-from train.method.models import create_model
 from train.config.resolve import resolve
+from train.engine.auto import resolve_for_run
+from train.method.models import create_model
 
 BATCH, SHORT = 5, 1
 

@@ -19,13 +19,18 @@ import train.export
 from shards.errors import UserError
 from shards.format import Manifest
 from train.checkpoints.checkpoint import BEST, Checkpoint, Progressed, TrainedOn, save_checkpoint
-from train.scores.comparison import comparison_table
-from train.checkpoints.course import RESNETS, lightning_content, load_trained, read_course_checkpoint
+from train.checkpoints.course import (
+    RESNETS,
+    lightning_content,
+    load_trained,
+    read_course_checkpoint,
+)
+from train.checkpoints.weights import Weights
+from train.config.recipes import create_recipe
 from train.evaluate import main
+from train.scores.comparison import comparison_table
 from train.scores.evaluation import Compared, Evaluation
 from train.scores.published import published_class_names
-from train.config.recipes import create_recipe
-from train.checkpoints.weights import Weights
 
 CLASSES = 3
 

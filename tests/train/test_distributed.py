@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from shards.errors import UserError
+from train.checkpoints.checkpoint import LAST, load_checkpoint, load_content
 from train.config import distributed
 from train.runs import restore
-from train.checkpoints.checkpoint import LAST, load_checkpoint, load_content
 from train.runs.log import LOG, SUMMARY
 
 END_S = 30

@@ -11,11 +11,11 @@ import torch
 
 import train.engine.announce
 import train.engine.estimate
-from train.engine.announce import quicker_way
 from train.checkpoints.checkpoint import LAST, load_content
+from train.config.source import ShardSource
+from train.engine.announce import quicker_way
 from train.engine.estimate import Estimate
 from train.runs.log import LOG
-from train.config.source import ShardSource
 
 
 def test_the_estimate_changes_nothing_in_a_run(

@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-import train.inference.exported
 import train.config.resolve
+import train.inference.exported
 from shards.errors import JobError
 from train.checkpoints.checkpoint import BEST, load_checkpoint, load_content, save_checkpoint
 from train.export import main

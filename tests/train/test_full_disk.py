@@ -27,7 +27,11 @@ def fill_disk_in_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], 
 
     def arm(name: str, epoch: int) -> None:
         is_full = epoch == 0
-        train_stretch, opened, write = train.engine.loop.train_stretch, Path.open, RecordWriter.write
+        train_stretch, opened, write = (
+            train.engine.loop.train_stretch,
+            Path.open,
+            RecordWriter.write,
+        )
 
         def counted(session: Any) -> None:
             nonlocal is_full

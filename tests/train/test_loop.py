@@ -20,11 +20,11 @@ import train.engine.loop
 import train.method.objective
 from loaders.augment import AugmentConfig
 from shards.errors import JobError
-from train.method.batches import train_loader
 from train.checkpoints.checkpoint import BEST, LAST, load_content
-from train.runs.log import CONFIG, LOG, METRICS, SUMMARY
 from train.config.resolve import resolve
+from train.method.batches import train_loader
 from train.method.schedule import cosine_per_epoch
+from train.runs.log import CONFIG, LOG, METRICS, SUMMARY
 
 MetricsOf = Callable[[Path], list[dict[str, Any]]]
 ROWS, TEST_IMAGES = 36, 6  # of the tiny shards

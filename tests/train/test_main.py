@@ -14,10 +14,10 @@ import pytest
 
 from shards.format import MANIFEST_NAME, WORK_NAME
 from train.__main__ import main
-from train.runs.log import CONFIG, SUMMARY
-from train.method.models import list_archs, list_timm_archs
 from train.config.recipes import RECIPES, create_recipe
 from train.config.settings import FIELDS, as_text, flatten
+from train.method.models import list_archs, list_timm_archs
+from train.runs.log import CONFIG, SUMMARY
 
 REPO = Path(__file__).resolve().parents[2]
 ROWS = 36  # of the tiny shards

@@ -9,9 +9,9 @@ import torch
 
 import train.engine.micro_batch
 from shards.errors import UserError
+from train.config.resolve import resolve
 from train.engine.micro_batch import fitting, fitting_micro_batch
 from train.method.models import create_model
-from train.config.resolve import resolve
 
 
 @pytest.mark.parametrize(

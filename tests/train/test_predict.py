@@ -18,14 +18,14 @@ import torch
 from PIL import Image
 
 from shards.reader import ShardSet
-from train.inference.answers import Answering
 from train.checkpoints.checkpoint import BEST, load_checkpoint
-from train.scores.danger import NOTICE
+from train.inference.answers import Answering
 from train.inference.photos import find_photos
-from train.predict import main
 from train.inference.prediction import open_predictor
-from train.scores.species import taxonomy_of
 from train.inference.trained import open_trained
+from train.predict import main
+from train.scores.danger import NOTICE
+from train.scores.species import taxonomy_of
 
 TEST = "test"
 

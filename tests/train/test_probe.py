@@ -14,11 +14,11 @@ from torch import nn
 import train.engine.probe
 from shards.errors import Interrupted, UserError
 from train.checkpoints.checkpoint import BEST, LAST, load_checkpoint
-from train.evaluate import main as evaluate_main
-from train.engine.features import Features, fast_network, last_layer
-from train.runs.log import LOG, SUMMARY
-from train.method.models import Classifier, create_model
 from train.config.resolve import resolve
+from train.engine.features import Features, fast_network, last_layer
+from train.evaluate import main as evaluate_main
+from train.method.models import Classifier, create_model
+from train.runs.log import LOG, SUMMARY
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import train.engine.announce
 from shards.errors import Interrupted
-from train.runs.log import STEPS
-from train.method.models import Classifier
 from train.config.resolution import MOST_SIZES, mean_area, training_size, training_sizes
+from train.method.models import Classifier
+from train.runs.log import STEPS
 
 Sizes = tuple[int, ...]
 

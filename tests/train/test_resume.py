@@ -22,8 +22,8 @@ import train.engine.run
 from shards.errors import Interrupted
 from train.__main__ import main
 from train.checkpoints.checkpoint import BEST, LAST, load_content, previous, save_checkpoint
-from train.runs.log import LOG, SUMMARY
 from train.config.recipes import create_recipe
+from train.runs.log import LOG, SUMMARY
 
 OutcomeOf = Callable[[Path], dict[str, Any]]
 ROWS = 36

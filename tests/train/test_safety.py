@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-import train.method.objective
 import train.config.safety
+import train.method.objective
 import train.runs.saving
 from train.__main__ import main
 from train.checkpoints.checkpoint import LAST, load_checkpoint, load_content, previous
-from train.runs.log import LOG, SUMMARY
-from train.engine.run import resume_run, start_run
 from train.config.safety import Safety, parse_duration
+from train.engine.run import resume_run, start_run
+from train.runs.log import LOG, SUMMARY
 
 STEPS, VAL_BATCHES = 8, 2  # of an epoch of the tiny shards
 

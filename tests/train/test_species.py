@@ -9,7 +9,15 @@ import torch
 
 from shards.errors import UserError
 from train.scores.published import published_class_names
-from train.scores.species import COLUMNS, RANKS, ROOT, parse_table, read_table, shipped_table, taxonomy_of
+from train.scores.species import (
+    COLUMNS,
+    RANKS,
+    ROOT,
+    parse_table,
+    read_table,
+    shipped_table,
+    taxonomy_of,
+)
 
 HEADER = ",".join(COLUMNS)
 

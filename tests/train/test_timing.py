@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-import train.scores.evaluation
 import train.engine.loop
 import train.engine.run
+import train.scores.evaluation
 from loaders.batch import Batch
 from loaders.span import Span
 from train.checkpoints.checkpoint import Progressed
@@ -63,11 +63,15 @@ def slow_loader(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
 
 
 def slow_step(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    monkeypatch.setattr(train.engine.loop, "add_gradients", clock.slowly(train.engine.loop.add_gradients))
+    monkeypatch.setattr(
+        train.engine.loop, "add_gradients", clock.slowly(train.engine.loop.add_gradients)
+    )
 
 
 def slow_evaluation(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    monkeypatch.setattr(train.scores.evaluation, "padded", clock.slowly(train.scores.evaluation.padded))
+    monkeypatch.setattr(
+        train.scores.evaluation, "padded", clock.slowly(train.scores.evaluation.padded)
+    )
 
 
 def slow_logging(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:

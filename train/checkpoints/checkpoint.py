@@ -22,8 +22,8 @@ from shards.errors import JobError, UserError
 from shards.machine import free_disk
 from shards.plain import from_plain
 from shards.writer import atomic_file
-from train.config.config import TrainConfig
 from train.checkpoints.folder import is_throwaway
+from train.config.config import TrainConfig
 from train.method.models import Classifier, create_model
 from train.method.optimizer import state_shapes
 

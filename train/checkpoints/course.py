@@ -24,11 +24,11 @@ from train.checkpoints.checkpoint import (
     check_archive,
     load_checkpoint,
 )
-from train.method.models import create_model
-from train.scores.published import published_class_names, published_table
-from train.config.recipes import create_recipe
 from train.checkpoints.stub_unpickler import load_inert
 from train.checkpoints.weights import Weights, key_report
+from train.config.recipes import create_recipe
+from train.method.models import create_model
+from train.scores.published import published_class_names, published_table
 
 PREFIXES = re.compile(r"^(?:(?:net|model|module|_orig_mod)\.)+")
 """What Lightning, ``torch.compile`` and ``DistributedDataParallel`` put before a name."""

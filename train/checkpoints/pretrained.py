@@ -13,10 +13,7 @@ from torch import nn
 
 from shards.errors import UserError
 from train.checkpoints.checkpoint import Checkpoint, checkpoint_file
-from train.config.config import TrainConfig
 from train.checkpoints.course import load_trained
-from train.method.models import TIMM, is_timm
-from train.config.recipes import PACKAGED_MEAN, PACKAGED_STD, create_recipe
 from train.checkpoints.weights import (
     PACKAGED,
     Loaded,
@@ -24,6 +21,9 @@ from train.checkpoints.weights import (
     load_weights,
     read_weights,
 )
+from train.config.config import TrainConfig
+from train.config.recipes import PACKAGED_MEAN, PACKAGED_STD, create_recipe
+from train.method.models import TIMM, is_timm
 
 IMAGENET = "imagenet"
 """``weights``: the architecture's own ImageNet weights, of a package or of torchvision."""

@@ -11,14 +11,14 @@ from pathlib import Path
 from shards.describe import FINGERPRINT_DIGITS
 from shards.format import Manifest
 from shards.machine import human_time
-from train.method.batches import count_eval_images
 from train.config.config import TrainConfig
 from train.config.distributed import size
-from train.engine.estimate import Estimate, estimate
-from train.runs.log import CONFIG
 from train.config.resolution import training_sizes
-from train.runs.session import Session
 from train.config.source import ShardSource
+from train.engine.estimate import Estimate, estimate
+from train.method.batches import count_eval_images
+from train.runs.log import CONFIG
+from train.runs.session import Session
 
 LONG_S = 3600.0
 """A run on a CPU that is expected to take longer comes with advice."""

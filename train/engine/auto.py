@@ -8,10 +8,10 @@ from train.config.config import TrainConfig
 from train.config.device import choose_compile
 from train.config.distributed import largest_share
 from train.config.length import StepCount
-from train.engine.micro_batch import fitting_micro_batch
-from train.method.models import Classifier
 from train.config.resolution import training_sizes
 from train.config.resolve import Resolved, with_choice
+from train.engine.micro_batch import fitting_micro_batch
+from train.method.models import Classifier
 
 
 def resolve_for_run(

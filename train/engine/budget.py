@@ -18,13 +18,13 @@ from torch import nn
 from loaders.batch import Batch, Loader
 from shards.errors import UserError
 from shards.machine import human_time
-from train.method.batches import count_eval_images
 from train.config.config import TrainConfig
 from train.config.distributed import first_says, from_first, largest_share, size
-from train.scores.evaluation import padded
 from train.config.length import ENDLESS, Outlook, StepCount, as_epoch
 from train.config.resolve import Resolved
 from train.config.safety import duration_text
+from train.method.batches import count_eval_images
+from train.scores.evaluation import padded
 
 CLOSING_S, CLOSING_SHARE = 2.0, 0.02
 """What is set aside for checkpoints, report and the end of the process, beside the evaluations."""

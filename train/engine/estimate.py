@@ -14,9 +14,9 @@ from torch.nn.functional import cross_entropy
 
 from loaders.batch import Batch
 from train.config.distributed import size
-from train.engine.features import fast_network
 from train.config.length import step_count
 from train.config.resolution import mean_area
+from train.engine.features import fast_network
 from train.runs.session import Session
 
 STEPS = 2

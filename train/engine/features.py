@@ -18,9 +18,9 @@ from loaders.batch import Loader
 from shards.errors import UserError
 from shards.progress import Progress
 from shards.writer import atomic_file
+from train.config.resolve import Resolved
 from train.engine.logistic import Samples
 from train.method.models import Classifier, classifier_layer
-from train.config.resolve import Resolved
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 """``(B, 3, H, W)`` uint8 -> ``(B, D)`` float32."""

@@ -17,21 +17,21 @@ from loaders.batch import Batch
 from shards.errors import JobError
 from shards.machine import human_time
 from shards.progress import Progress
-from train.scores.calibration import fit_temperature
 from train.checkpoints.checkpoint import BEST, LAST
 from train.config.distributed import is_first, largest_share, share_start, size, total
-from train.scores.evaluation import Evaluation, evaluate
-from train.runs.interrupt import GO_ON, Stopped
+from train.config.resolution import training_size
+from train.engine.profiling import profiled
+from train.engine.step import add_gradients, add_no_gradients, images_of_step
 from train.method.objective import prepare
 from train.method.optimizer import clip_gradients, set_rate
-from train.engine.profiling import profiled
-from train.runs.record import epoch_pictures, epoch_values, first_batch_pictures, step_values
-from train.config.resolution import training_size
-from train.runs.saving import kept, save, save_and_end, save_or_stop
 from train.method.schedule import rate_at
+from train.runs.interrupt import GO_ON, Stopped
+from train.runs.record import epoch_pictures, epoch_values, first_batch_pictures, step_values
+from train.runs.saving import kept, save, save_and_end, save_or_stop
 from train.runs.session import Session
-from train.engine.step import add_gradients, add_no_gradients, images_of_step
 from train.runs.timing import add_up, timed
+from train.scores.calibration import fit_temperature
+from train.scores.evaluation import Evaluation, evaluate
 
 READ_STEPS = 50
 """How many steps apart the loss is read, which waits for the device."""

@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy
 
 from shards.errors import UserError
 from train.config.distributed import agree
-from train.method.models import Classifier
 from train.config.resolve import Resolved
+from train.method.models import Classifier
 
 
 def fitting(fits: Callable[[int], bool], images: int) -> int:

@@ -18,10 +18,6 @@ from torch import nn
 from shards.errors import Interrupted, JobError, ShardError, UserError
 from shards.format import Manifest
 from shards.reader import ShardSet
-from train.engine.announce import announce
-from train.engine.auto import resolve_for_run
-from train.method.batches import train_loader, val_loader
-from train.engine.budget import time_budget
 from train.checkpoints.checkpoint import (
     LAST,
     Checkpoint,
@@ -29,6 +25,15 @@ from train.checkpoints.checkpoint import (
     has_checkpoint,
     load_last,
 )
+from train.checkpoints.folder import (
+    check_new_folder,
+    default_folder,
+    held,
+    is_throwaway,
+    new_folder,
+    throwaway_folder,
+)
+from train.checkpoints.pretrained import load_start, with_start
 from train.config.config import TrainConfig
 from train.config.deterministic import refusals_as_job_errors
 from train.config.distributed import (
@@ -39,37 +44,32 @@ from train.config.distributed import (
     parallel,
     size,
 )
-from train.method.ema import WeightAverage
-from train.scores.evaluation import (
-    prepare_model,
-)
+from train.config.length import Length, step_count
+from train.config.resolve import resolve
+from train.config.safety import Safety
+from train.config.source import ShardSource, recorded_source, shard_source
+from train.engine.announce import announce
+from train.engine.auto import resolve_for_run
+from train.engine.budget import time_budget
 from train.engine.features import last_layer
 from train.engine.finish import finish
-from train.checkpoints.folder import (
-    check_new_folder,
-    default_folder,
-    held,
-    is_throwaway,
-    new_folder,
-    throwaway_folder,
-)
-from train.runs.full_disk import full_disk_as_job_error
-from train.runs.interrupt import StopRequest
-from train.config.length import Length, step_count
-from train.runs.log import SUMMARY, RunLog
 from train.engine.loop import fit
+from train.engine.probe import fit_head
+from train.method.batches import train_loader, val_loader
+from train.method.ema import WeightAverage
 from train.method.models import check_arch, check_batch, check_fit, create_model
 from train.method.objective import logit_offsets
 from train.method.optimizer import create_optimizer
-from train.checkpoints.pretrained import load_start, with_start
-from train.engine.probe import fit_head
-from train.config.resolve import resolve
+from train.runs.full_disk import full_disk_as_job_error
+from train.runs.interrupt import StopRequest
+from train.runs.log import SUMMARY, RunLog
 from train.runs.restore import check_same_set, restore
-from train.config.safety import Safety
 from train.runs.saving import resume_command, save
 from train.runs.session import Session
-from train.config.source import ShardSource, recorded_source, shard_source
 from train.runs.wandb_log import WandbRun, check_wandb
+from train.scores.evaluation import (
+    prepare_model,
+)
 
 
 def start_run(

@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from shards.errors import JobError, UserError
-from train.method.batches import eval_config
 from train.checkpoints.checkpoint import Checkpoint, model_from_checkpoint
-from train.method.models import create_model
 from train.config.resolve import Resolved
+from train.method.batches import eval_config
+from train.method.models import create_model
 
 Runner = Callable[[torch.Tensor], torch.Tensor]
 """``(B, 3, S, S)`` uint8 -> ``(B, K)`` probabilities, by the program that the file is for."""

@@ -12,9 +12,9 @@ import torch
 from loaders.batch import Batch
 from loaders.factory import create_loader
 from shards.settings import path_setting
-from train.method.batches import count_eval_images, eval_config
 from train.checkpoints.checkpoint import Checkpoint
 from train.config.resolve import Resolved
+from train.method.batches import count_eval_images, eval_config
 
 BATCH = 50
 

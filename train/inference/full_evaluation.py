@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
+from train.inference.trained import open_trained
 from train.scores.assessment import assess, full_row
 from train.scores.evaluation import Compared, not_beside, published_lines, result_row
 from train.scores.species import taxonomy_of
-from train.inference.trained import open_trained
 
 
 @dataclass(frozen=True, slots=True)

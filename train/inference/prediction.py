@@ -13,12 +13,12 @@ from torch import nn
 from torch.nn.functional import pad
 
 from preprocess.image import ImageOptions
-from train.method.batches import eval_config
 from train.checkpoints.checkpoint import Checkpoint, checkpoint_file, load_checkpoint
+from train.config.resolve import Resolved, resolve
 from train.inference.explanation import Explainer, explainer
 from train.inference.photos import PhotoBatch, Preprocessing, photo_batches
-from train.config.resolve import Resolved, resolve
 from train.inference.trained import load_network, run_steps
+from train.method.batches import eval_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

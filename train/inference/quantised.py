@@ -25,11 +25,11 @@ import torch
 
 from loaders.batch import Batch
 from train.checkpoints.checkpoint import Checkpoint
+from train.config.resolve import Resolved
 from train.inference.exported import Deployment
 from train.inference.exported_images import BATCH, judged_split, shown
 from train.scores.metrics import Scores, scores
 from train.scores.outputs import confusion_of
-from train.config.resolve import Resolved
 
 CALIBRATED_ON = 4 * BATCH
 """Photographs of train, at most."""

@@ -16,14 +16,19 @@ from shards.errors import JobError, UserError
 from shards.format import Manifest
 from shards.reader import ShardSet
 from shards.settings import path_setting
-from train.method.batches import count_eval_images
-from train.scores.calibration import fit_temperature
-from train.checkpoints.checkpoint import Checkpoint, TrainedOn, checkpoint_file, model_from_checkpoint
+from train.checkpoints.checkpoint import (
+    Checkpoint,
+    TrainedOn,
+    checkpoint_file,
+    model_from_checkpoint,
+)
 from train.checkpoints.course import CourseCheckpoint, load_trained
-from train.scores.evaluation import Evaluation, evaluate_split, prepare_model
-from train.scores.outputs import Outputs
 from train.config.resolve import Resolved, resolve
 from train.config.source import ShardSource, recorded_source, shard_source
+from train.method.batches import count_eval_images
+from train.scores.calibration import fit_temperature
+from train.scores.evaluation import Evaluation, evaluate_split, prepare_model
+from train.scores.outputs import Outputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

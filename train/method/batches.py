@@ -12,9 +12,9 @@ from loaders.factory import create_loader
 from shards.reader import ShardSet
 from train.config.config import TrainConfig
 from train.config.distributed import rank, size
-from train.method.few_batches import FewBatches
 from train.config.resolution import training_sizes
 from train.config.resolve import Resolved
+from train.method.few_batches import FewBatches
 
 
 def train_loader(config: TrainConfig, resolved: Resolved, shards: Path) -> Loader:

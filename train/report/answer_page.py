@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 
 from train.inference.answers import Answer
-from train.scores.danger import NOTICE
 from train.report.gallery import jpeg_url
 from train.report.page import render
+from train.scores.danger import NOTICE
 
 
 @dataclass(slots=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from train.scores.danger import NOTICE
 from train.report.page import render
 from train.report.sunburst import EDIBILITY_COLOURS, edibility_sunburst
+from train.scores.danger import NOTICE
 from train.scores.species import Taxonomy
 
 

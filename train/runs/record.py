@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from train.checkpoints.checkpoint import Progressed
-from train.scores.evaluation import Evaluation
 from train.runs.figures import Picture, confusion_picture, image_grid
+from train.scores.evaluation import Evaluation
 
 GRID_IMAGES = 16
 GIB = 1 << 30

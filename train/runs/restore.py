@@ -20,10 +20,10 @@ from train.checkpoints.checkpoint import (
 )
 from train.config.distributed import from_first, own_seed, rank, size
 from train.config.length import StepCount, as_epoch
+from train.config.source import ShardSource
 from train.method.optimizer import set_rate
 from train.runs.saving import save
 from train.runs.session import Session
-from train.config.source import ShardSource
 
 
 def check_same_set(manifest: Manifest, source: ShardSource, saved: Checkpoint) -> None:

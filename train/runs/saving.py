@@ -10,8 +10,8 @@ import torch
 
 from shards.errors import Interrupted, JobError
 from train.checkpoints.checkpoint import LAST, save_checkpoint
-from train.config.distributed import from_each, is_first, of_each
 from train.checkpoints.folder import is_throwaway
+from train.config.distributed import from_each, is_first, of_each
 from train.runs.interrupt import GO_ON, SAVE, TIME_LIMIT_CODE, Stopped
 from train.runs.session import Session
 

@@ -14,13 +14,13 @@ from loaders.batch import Loader
 from train.checkpoints.checkpoint import Progressed
 from train.config.config import TrainConfig
 from train.config.distributed import agree
-from train.method.ema import WeightAverage
-from train.runs.interrupt import GO_ON, SAVE, StopRequest
 from train.config.length import Length, Outlook, as_epoch
-from train.runs.log import RunLog
-from train.method.models import Classifier
 from train.config.resolve import Resolved
 from train.config.safety import Safety
+from train.method.ema import WeightAverage
+from train.method.models import Classifier
+from train.runs.interrupt import GO_ON, SAVE, StopRequest
+from train.runs.log import RunLog
 from train.runs.timing import StepTimes
 
 

@@ -10,9 +10,9 @@ from shards.errors import UserError
 from shards.reader import ShardSet
 from train.checkpoints.checkpoint import LAST, has_checkpoint, previous
 from train.checkpoints.folder import runs_folder
-from train.runs.log import CONFIG, SUMMARY
 from train.config.recipes import TrainConfig
 from train.config.source import ShardSource
+from train.runs.log import CONFIG, SUMMARY
 
 FEW = 5
 """Differing fields that a message names."""

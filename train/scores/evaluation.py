@@ -18,14 +18,14 @@ from shards.errors import JobError
 from shards.format import Manifest
 from shards.progress import Progress
 from shards.reader import ShardSet
-from train.method.batches import eval_loader
 from train.config.config import TrainConfig
 from train.config.distributed import from_each, largest_share, same_buffers, total
-from train.scores.metrics import Scores, absent_classes, scores
+from train.config.resolve import Resolved
+from train.method.batches import eval_loader
 from train.method.models import Classifier
+from train.scores.metrics import Scores, absent_classes, scores
 from train.scores.outputs import Outputs, joined
 from train.scores.published import incomparable, published_table
-from train.config.resolve import Resolved
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ from shards.errors import Interrupted, UserError
 from train.checkpoints.checkpoint import has_checkpoint
 from train.checkpoints.folder import held
 from train.config.grid import Point
-from train.runs.log import SUMMARY
-from train.engine.run import resume_run, start_run
 from train.config.safety import Safety
 from train.config.source import ShardSource
+from train.engine.run import resume_run, start_run
+from train.runs.log import SUMMARY
 
 TRACEBACK = "traceback.txt"
 """In the folder of a run that ended with an error nobody foresaw."""

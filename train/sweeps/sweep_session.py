@@ -15,10 +15,10 @@ from shards.commands import stop_on_signals
 from shards.errors import Interrupted, JobError, UserError
 from train.checkpoints.folder import held
 from train.config.grid import Point, describe
-from train.runs.log import CONFIG
 from train.config.safety import Safety
-from train.sweeps.search import Request, Study
 from train.config.source import ShardSource
+from train.runs.log import CONFIG
+from train.sweeps.search import Request, Study
 from train.sweeps.sweep_report import RESULTS, table_lines, write_results
 from train.sweeps.sweep_run import Outcome, run_point, state_of
 
