@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,23 +29,14 @@ from bench.recipe_curves import (
 )
 from bench.recipe_runs import (
     BOTH,
-    FINAL,
     Curve,
     FinalRun,
-    final_miou,
     points,
     read_curve,
-    run_to_the_end,
     training_flops,
 )
-from shards.errors import JobError, UserError
-from shards.reader import ShardSet
-from train.checkpoints.checkpoint import LAST, load_content
-from train.config.config import TrainConfig
 from train.config.recipes import create_recipe
-from train.config.safety import Safety
-from train.config.settings import Layer, settle
-from train.config.source import ShardSource
+from train.config.resolution import training_sizes
 
 
 def final_run(**fields: Any) -> FinalRun:
@@ -112,7 +101,6 @@ def test_each_length_and_seed_is_a_run_that_evaluates_once_at_its_end() -> None:
 def test_every_training_image_counts_once_at_a_size_of_its_run(
     epochs: int, batch_size: int, images: int, start: int | None
 ) -> None:
-    sizes = {32: 1, 48: 2, 64: 3, 80: 4, 96: 5, 112: 6, 128: 7}
     shown: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -123,7 +111,7 @@ def test_every_training_image_counts_once_at_a_size_of_its_run(
             start_size=start,
         )  # fmt: skip
         assert training_flops(config, images) == epochs * images * 10**6
-    assert set(shown) <= set(sizes)
+    assert set(shown) <= set(training_sizes(config))
 
 
 def test_growing_images_cost_what_their_sizes_cost() -> None:
@@ -170,7 +158,7 @@ def test_rows_stand_beside_the_longest_run_of_the_first_recipe() -> None:
     assert said in text
 
 
-def test_times_beside_other_work_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_beside_other_work_are_marked() -> None:
     quiet = curves_section([final_run(cores_of_others=0.0)], "flowers")
     assert not any("other processes" in each for each in quiet.notes)
     busy = curves_section([final_run(cores_of_others=99.0), final_run(seed=2)], "flowers")
@@ -187,81 +175,3 @@ def test_the_picture_has_a_line_and_a_name_for_each_recipe(cost: Any) -> None:
     for circle in root.iter("{http://www.w3.org/2000/svg}circle"):
         assert 0 < float(circle.get("cx", "0")) < 600
         assert 0 < float(circle.get("cy", "0")) < 380
-
-
-@pytest.fixture
-def tiny_points(monkeypatch: pytest.MonkeyPatch, tiny_arch: str) -> None:
-    """Recipes shrunk to milliseconds."""
-
-    def shrunk(layers: list[Layer]) -> Any:
-        small = {"batch_size": 5, "precision": "fp32", "device": "cpu"}
-        return settle([Layer("test", small), *layers])
-
-    monkeypatch.setattr(bench.recipe_runs, "settle", shrunk)
-
-
-def test_the_command_goes_on_where_it_was_and_writes_record_table_and_pictures(
-    tmp_path: Path, tiny_shards: Path, tiny_arch: str, tiny_points: None
-) -> None:
-    out = tmp_path / "out"
-    args = ["recipes", "--shards", str(tiny_shards), "--recipe", "baseline=1,2", "--recipe", "fast=1",
-            "--arch", tiny_arch, "--image-size", "32", "--out", str(out)]  # fmt: skip
-    done = CliRunner().invoke(cli, [*args, "--seeds", "1"])
-    assert done.exit_code == 0, done.output
-    assert {each.name for each in out.iterdir()} == {
-        "runs", "recipes.json", "recipes.md", "miou-tflop.svg", "miou-minutes.svg",
-    }  # fmt: skip
-    folders = {each.name: each.stat().st_mtime_ns for each in (out / "runs").glob(f"*/{LAST}")}
-    finals = sorted((out / "runs").glob(f"*/{FINAL}"))
-    assert len(finals) == 3
-    again = CliRunner().invoke(cli, [*args, "--seeds", "2"])
-    assert again.exit_code == 0, again.output
-    assert len(list((out / "runs").glob(f"*/{FINAL}"))) == 6
-    assert (
-        folders.items()
-        <= {each.name: each.stat().st_mtime_ns for each in (out / "runs").glob(f"*/{LAST}")}.items()
-    )
-    record = json.loads((out / "recipes.json").read_text())
-    assert [len(each["repeats"]) for each in record["sections"][0]["results"]] == [2, 2, 2]
-
-
-def test_the_scores_are_those_of_the_last_weights_and_not_of_the_best(
-    tmp_path: Path, tiny_shards: Path, train_tiny: Any
-) -> None:
-    run = tmp_path / "run"
-    train_tiny(run, epochs=2)
-    spoiled = load_content(run / LAST)
-    assert final_miou(run / LAST, ShardSource(tiny_shards)).keys() == {"val", "test", BOTH}
-    for each in spoiled["model"].values():
-        if each.is_floating_point():
-            each.zero_()
-    torch.save({"hyphae_checkpoint": 1, **spoiled}, run / LAST)
-    # Of equal logits the first class is the answer: a third of the images, and no other class.
-    found = final_miou(run / LAST, ShardSource(tiny_shards))
-    assert found == pytest.approx(dict.fromkeys(("val", "test", BOTH), 1 / 9))
-
-
-def test_a_run_that_fails_is_named(
-    tmp_path: Path, tiny_shards: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fingerprint = ShardSet(tiny_shards).manifest.fingerprint
-    point = points([Curve("baseline", (1,))], 1, "tinynet", 32)[0]
-    broken: TrainConfig = replace(point.config, arch="restnet")
-    with pytest.raises(
-        JobError, match=r"^recipe baseline, epochs 1, seed 1: unknown arch 'restnet'"
-    ):
-        run_to_the_end(
-            replace(point, config=broken), tmp_path, fingerprint, ShardSource(tiny_shards), Safety()
-        )
-
-
-def test_a_damaged_record_of_a_run_is_one_line(tmp_path: Path, tiny_shards: Path) -> None:
-    fingerprint = ShardSet(tiny_shards).manifest.fingerprint
-    point = points([Curve("baseline", (1,))], 1, "tinynet", 32)[0]
-    place = tmp_path / point.name(fingerprint)
-    place.mkdir()
-    (place / FINAL).write_text("{}")
-    with pytest.raises(
-        UserError, match=r"final.json is damaged \(record has no recipe\); remove it"
-    ):
-        run_to_the_end(point, tmp_path, fingerprint, ShardSource(tiny_shards), Safety())
