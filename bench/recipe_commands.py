@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bench.options import ARCH
 from shards.commands import HELP
 from shards.settings import refuse_code_folder
+
+if TYPE_CHECKING:
+    from bench.curve_chart import Cost
 
 IMAGE_SIZE = 128
 RECORD, TABLE, BY_TFLOP, BY_MINUTES = (
@@ -76,7 +80,7 @@ def recipes(
             section = curves_section(runs, str(source))
             session.show(section)
         write_file(out / TABLE, markdown(section).encode())
-        pictures = {BY_TFLOP: "tflop", BY_MINUTES: "minutes"}
+        pictures: dict[str, Cost] = {BY_TFLOP: "tflop", BY_MINUTES: "minutes"}
         for name, cost in pictures.items():
             title = f"mIoU of recipes against {cost}"
             write_file(out / name, curve_chart(section.results, cost, title).encode())

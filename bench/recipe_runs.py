@@ -7,7 +7,7 @@ was stopped, and one with more seeds or lengths finds the runs that are there.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -177,8 +177,8 @@ def training_flops(config: TrainConfig, images_per_epoch: int) -> int:
     return sum(count * flops_per_image(config.arch, size) for size, count in images.items())
 
 
-def _images_per_epoch(summary: Any) -> int:
-    return round(summary["samples_seen"] / summary["epochs"])
+def _images_per_epoch(summary: Mapping[str, Any]) -> int:
+    return round(float(summary["samples_seen"]) / float(summary["epochs"]))
 
 
 def _read(path: Path) -> FinalRun:
