@@ -128,7 +128,7 @@ def _torchvision() -> Finding:
 
 def _gpu() -> Finding:
     torch = _import("torch")
-    device = _import("train.config.config.device")
+    device = _import("train.config.device")
     if isinstance(torch, str) or isinstance(device, str):
         return Finding(name="GPU", value="not looked for: torch does not work", level="note")
     with warnings.catch_warnings():
@@ -187,7 +187,7 @@ def _simplejpeg() -> Finding:
 
 
 def _bf16() -> Finding:
-    device = _import("train.config.config.device")
+    device = _import("train.config.device")
     if isinstance(device, str):
         return Finding(
             name="bf16 on CPU", value=f"unknown: train.config.device {device}", level="note"
@@ -225,7 +225,7 @@ def _cores() -> Finding:
 
 def _profile() -> Finding:
     """What ``bench tune`` found; a damaged profile is passed over by all commands."""
-    tuned, device = _import("train.config.config.tuned"), _import("train.config.config.device")
+    tuned, device = _import("train.config.tuned"), _import("train.config.device")
     if isinstance(tuned, str) or isinstance(device, str):
         return Finding(name="tuned", value="unknown: torch does not work", level="note")
     profile, problem = tuned.read_profile(device.choose_device("auto")[0])

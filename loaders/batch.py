@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from loaders.draws import Ids
 from loaders.span import Span
 
 
@@ -64,6 +65,11 @@ class Loader(Protocol):
     @property
     def order_hash(self) -> str:
         """Two loaders share it exactly if they show the same samples in the same order."""
+        ...
+
+    @property
+    def class_counts(self) -> Ids:
+        """``(K,)`` images of each class of the shard set that a pass or an epoch shows."""
         ...
 
     @property

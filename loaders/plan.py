@@ -120,6 +120,13 @@ class Plan:
             hashed.update(len(part).to_bytes(8, "little") + part.astype("<i8").tobytes())
         return hashed.hexdigest()[:16]
 
+    def class_counts(self, num_classes: int) -> Ids:
+        """``(num_classes,)`` images of each class in a pass, or for quotas in an epoch."""
+        if self._has_quotas:
+            quotas = self._quotas()
+            return np.pad(quotas, (0, num_classes - len(quotas)))
+        return np.bincount(self.labels[self._one_pass()], minlength=num_classes)
+
     @property
     def _has_quotas(self) -> bool:
         return self.sampling in ("balanced", "sqrt")

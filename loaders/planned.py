@@ -10,6 +10,7 @@ import torch
 from loaders.augment import Transforms, draw_transforms, evaluation_transforms
 from loaders.bad_samples import BadSamples
 from loaders.config import LoaderConfig
+from loaders.draws import Ids
 from loaders.plan import Plan, PlannedBatch
 from shards.errors import UserError
 from shards.reader import ShardSet
@@ -107,6 +108,11 @@ class PlannedLoader:
     def order_hash(self) -> str:
         """Of the plan."""
         return self._planned.plan.order_hash()
+
+    @property
+    def class_counts(self) -> Ids:
+        """Of the plan."""
+        return self._planned.plan.class_counts(self._planned.split.manifest.num_classes)
 
     @property
     def bad_samples(self) -> Mapping[int, str]:

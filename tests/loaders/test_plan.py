@@ -229,6 +229,16 @@ class TestHash:
             assert plan.order_hash() == replace(plan, epoch_size=100).order_hash()
 
 
+@given(plan=PLANS, epoch=st.integers(0, 3))
+def test_the_counts_of_classes_are_those_of_a_pass_or_of_each_epoch_with_quotas(
+    plan: Plan, epoch: int
+) -> None:
+    if plan.sampling in ("csv", "natural"):
+        plan = replace(plan, epoch_size=None)
+    shown = np.bincount(plan.labels[plan.order(epoch)], minlength=6)
+    assert plan.class_counts(6).tolist() == shown.tolist()
+
+
 class TestPasses:
     """``csv`` and ``natural``: epochs are windows of an endless row of whole shuffled passes."""
 

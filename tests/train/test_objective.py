@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from loaders.augment import AugmentConfig
 from loaders.batch import Batch
 from loaders.mixing import draw_mixing
 from train.config.recipes import create_recipe
-from train.method.objective import micro_batches, prepare
+from train.method.objective import logit_offsets, micro_batches, prepare
 
 SIZE, COUNT, CLASSES = 16, 8, 5
 
@@ -83,3 +85,39 @@ def test_the_gradients_of_micro_batches_add_up_to_that_of_the_batch(
         assert len(part) <= (size or COUNT)
     assert shown == COUNT
     assert torch.allclose(network.weight.grad, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_with_logit_adjustment_frequent_classes_are_not_preferred() -> None:
+    labels = torch.tensor([0] * 90 + [1] * 9 + [2])
+    counts = np.bincount(labels.numpy())
+    offsets = logit_offsets(counts, 1.0)
+    assert offsets is not None
+    logits = torch.zeros(len(counts), dtype=torch.float64, requires_grad=True)
+    cross_entropy((logits + offsets).expand(len(labels), -1), labels).backward()
+    # A network that sees nothing in its images is at its best with equal logits.
+    assert torch.allclose(logits.grad, torch.zeros(3, dtype=torch.float64), atol=1e-7)
+
+
+def test_logit_adjustment_grows_with_its_strength_and_changes_nothing_where_classes_are_equal() -> (
+    None
+):
+    counts = np.array([30, 10, 0])
+    full, half = logit_offsets(counts, 1.0), logit_offsets(counts, 0.5)
+    assert full is not None
+    assert half is not None
+    assert torch.allclose(half, full / 2)
+    assert torch.isfinite(full).all()  # a class without an image, too
+    assert logit_offsets(counts, 0.0) is None
+    assert logit_offsets(np.array([7, 7, 7]), 1.0) is None
+
+
+@pytest.mark.parametrize(("sampling", "matters"), [("natural", True), ("csv", False)])
+def test_a_run_adjusts_logits_by_what_its_sampling_shows(
+    tmp_path: Path, train_tiny: Any, metrics_of: Any, sampling: str, matters: bool
+) -> None:
+    losses = []
+    for strength in (0.0, 1.0):
+        out = tmp_path / f"{strength}"
+        train_tiny(out, epochs=1, sampling=sampling, logit_adjust=strength)
+        losses.append(metrics_of(out)[-1]["train/loss"])
+    assert (losses[0] != losses[1]) == matters

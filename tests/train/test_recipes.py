@@ -35,6 +35,7 @@ PUBLISHED: dict[str, Any] = {
     "decay_norm_and_bias": True,
     "clip_norm": None,
     "label_smoothing": 0.0,
+    "logit_adjust": 0.0,
     "ema": None,
     "stochastic_depth": None,
     "zero_init": False,
@@ -185,6 +186,7 @@ def test_an_unknown_recipe_is_named_with_the_nearest() -> None:
             "cosine, linear or constant",
         ),
         ("label_smoothing", 1.0, r"label_smoothing must be in \[0, 1\), got 1.0"),
+        ("logit_adjust", -0.5, r"logit_adjust must be in \[0, inf\), got -0.5"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(field: str, value: Any, message: str) -> None:

@@ -87,6 +87,9 @@ class TrainConfig:
     """Largest norm of all gradients together; longer ones are shortened."""
     label_smoothing: float = 0.0
     """Share of a label's weight that is spread over all classes."""
+    logit_adjust: float = 0.0
+    """Strength of logit adjustment: at 1, the network learns to answer as if all classes were equally
+    frequent, however often training shows them; 0: not at all."""
     ema: float | None = None
     """Evaluate and keep an exponential moving average of the weights: share of it that a step
     keeps, such as 0.999. none: the weights themselves."""
@@ -211,6 +214,8 @@ class TrainConfig:
         for name in ("samples", "budget", "ema", "train_size", "start_size"):
             if self.head == "only" and getattr(self, name) is not None:
                 raise ValueError(f"head only makes no training step, and {name} is about those")
+        if self.head == "only" and self.logit_adjust:
+            raise ValueError("head only makes no training step, and logit_adjust is about those")
         if self.overfit_batches is not None and self.fast_dev_run:
             raise ValueError(
                 "overfit_batches and fast_dev_run exclude each other; give one of them"

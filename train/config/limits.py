@@ -47,6 +47,7 @@ LIMITS = {
     "weight_decay": NOT_NEGATIVE,
     "clip_norm": POSITIVE,
     "label_smoothing": SHARE,
+    "logit_adjust": NOT_NEGATIVE,
     "ema": Bounds(0.0, 1.0, without_low=True, without_high=True),
     "stochastic_depth": SHARE,
     "seed": Bounds(0, 2**63 - 1),

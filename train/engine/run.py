@@ -58,6 +58,7 @@ from train.engine.probe import fit_head
 from train.method.batches import train_loader, val_loader
 from train.method.ema import WeightAverage
 from train.method.models import check_arch, check_batch, check_fit, create_model
+from train.method.objective import logit_offsets
 from train.method.optimizer import create_optimizer
 from train.runs.full_disk import full_disk_as_job_error
 from train.runs.interrupt import StopRequest
@@ -187,6 +188,7 @@ def _run(
         opened.enter_context(full_disk_as_job_error(folder))
         if size() > 1:
             torch.manual_seed(own_seed(config.seed))
+        offsets = logit_offsets(train.class_counts, config.logit_adjust)
         done = saved.progress if saved else Progressed()
         record = folder if is_first() else Path(opened.enter_context(TemporaryDirectory()))
         wandb = WandbRun(folder, config.to_dict()) if config.wandb and is_first() else None
@@ -201,6 +203,7 @@ def _run(
             parallel=ways["parallel"],
             evaluated=ways["evaluated"],
             average=average,
+            logit_offsets=None if offsets is None else offsets.to(resolved.device),
             length=length,
             optimizer=create_optimizer(model, config, resolved.device, head),
             scaler=torch.amp.GradScaler(resolved.device.type, enabled=resolved.precision == "fp16"),

@@ -33,7 +33,10 @@ def add_gradients(
         network = _network_for(session, len(part))
         with exchanged(network, number == len(parts)):
             with session.resolved.autocast():
-                part_loss = asked_of_it.loss(network(part), session.config.label_smoothing)
+                logits = network(part)
+                if session.logit_offsets is not None:
+                    logits = logits + session.logit_offsets
+                part_loss = asked_of_it.loss(logits, session.config.label_smoothing)
                 part_loss = share * weight * part_loss
             session.scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
         loss += part_loss.detach()

@@ -7,6 +7,7 @@ from contextlib import closing
 from itertools import islice
 
 from loaders.batch import Batch, Loader
+from loaders.draws import Ids
 
 
 class FewBatches:
@@ -37,6 +38,11 @@ class FewBatches:
     def order_hash(self) -> str:
         """That of the loader, and how much of it is used."""
         return f"{self._loader.order_hash}-first-{self._count}"
+
+    @property
+    def class_counts(self) -> Ids:
+        """The loader's."""
+        return self._loader.class_counts
 
     @property
     def bad_samples(self) -> Mapping[int, str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
 from loaders.batch import Batch
+from loaders.draws import Ids
 from loaders.mixing import draw_mixing, mix
 from train.config.config import TrainConfig
 
@@ -45,6 +47,30 @@ class Target:
             for each in (self.labels, self.others)
         )
         return (self.weights * own + (1 - self.weights) * other).mean()
+
+
+def logit_offsets(class_counts: Ids, strength: float) -> torch.Tensor | None:
+    """What is added to the logits in training, so that rare classes are not answered too rarely.
+
+    Logit adjustment: a network trained on ``logits + strength * log(share of the class)`` gives, by its
+    bare logits and at strength 1, the answers that are best for all classes alike. Shares are those of
+    the images that training shows: where the sampling makes them equal, nothing changes.
+
+    Args:
+        class_counts: ``(K,)`` images of each class that training shows.
+        strength: tau of the source, at least 0.
+
+    Returns:
+        ``(K,)`` float32, at most 0; None where all would be the same. A class without an image counts as
+        if it had one: no loss becomes infinite.
+
+    References:
+        Menon et al., "Long-tail learning via logit adjustment" (arXiv:2007.07314), equation 10.
+    """
+    counts = np.maximum(class_counts, 1)
+    if strength == 0 or (counts == counts[0]).all():
+        return None
+    return torch.from_numpy(strength * np.log(counts / counts.sum())).float()
 
 
 def prepare(

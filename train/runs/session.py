@@ -40,6 +40,8 @@ class Session:
     """Of the model's weights, where one is wanted."""
     evaluated: nn.Module
     """What is evaluated: ``network``, or the average as it is run."""
+    logit_offsets: torch.Tensor | None = None
+    """``(K,)`` added to the logits of a step, on the device; None: nothing is."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     train: Loader
