@@ -204,10 +204,10 @@ def test_an_empty_output_folder_is_accepted(train_command: TrainCommand, tmp_pat
 
 @pytest.mark.parametrize("package", ["shards", "preprocess", "loaders", "train", "bench", "tests"])
 def test_an_output_folder_among_the_code_is_refused(refused: Any, package: str) -> None:
-    for out in (REPO / package, REPO / package / "runs" / "one"):
+    for out in (REPO / package, REPO / package / "new" / "one"):
         message = refused("--out", out)
         assert f"lies inside the code folder {REPO / package};" in message
-    assert not (REPO / package / "runs").exists()
+    assert not (REPO / package / "new").exists()
 
 
 @pytest.mark.parametrize(
