@@ -220,10 +220,12 @@ def settle(layers: Sequence[Layer]) -> Settings:
         length = length or given
     recipe = chosen.get("recipe", "baseline")
     base = flatten(create_recipe(recipe))
+    defaults = dict.fromkeys(FIELDS, f"recipe {recipe}")
     if length is not None:  # the recipe may have another one
         base |= {name: None for name in ("samples", "budget") if name != length}
+    if length in ("samples", "budget"):  # which promise an end; the recipe's patience is for epochs
+        base["patience"], defaults["patience"] = None, f"{length} ends the run"
     plain = _nested(base | chosen)
-    defaults = dict.fromkeys(FIELDS, f"recipe {recipe}")
     return Settings(TrainConfig.from_dict(plain), defaults | sources)
 
 

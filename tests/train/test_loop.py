@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -207,6 +208,7 @@ def test_no_step_waits_for_the_device_but_those_whose_loss_is_read(
     common = {
         "optimizer": optimizer, "epochs": 1, "clip_norm": 1.0, "decay_norm_and_bias": False,
         "augment": mixed, "schedule": "cosine", "warmup": 0.25, "label_smoothing": 0.1,
+        "ema": 0.9, "start_size": 16, "micro_batch": 2,
     }  # fmt: skip
     train_tiny(tmp_path / "eight steps", **common)
     monkeypatch.setattr(train.loop, "READ_STEPS", 2)
@@ -304,16 +306,20 @@ def test_the_best_checkpoint_has_the_weights_of_the_best_epoch(
     assert all(torch.equal(best[name], last[name]) for name in best)
 
 
-def test_a_rate_far_too_high_fails_with_the_range_of_steps(tmp_path: Path, train_tiny: Any) -> None:
-    with pytest.raises(
-        JobError,
-        match=rf"^the loss became (nan|inf) in epoch 1 between steps 1 and {STEPS}; try a lower "
-        r"--lr or --precision fp32\.",
-    ) as failed:
-        train_tiny(tmp_path / "run", lr=1e30)
-    assert failed.value.exit_code == 1
-    assert load_content(tmp_path / "run" / LAST)["progress"]["samples_seen"] == 0
-    assert not (tmp_path / "run" / SUMMARY).exists()
+def test_a_rate_far_too_high_fails_in_one_line_with_the_range_of_steps(
+    tmp_path: Path, train_command: Any
+) -> None:
+    folder = tmp_path / "run"
+    ended = train_command("--lr", 1e30, "--out", folder)
+    assert ended.code == 1
+    assert re.fullmatch(
+        rf"error: the loss became (nan|inf) in epoch 1 between steps 1 and {STEPS}; try a lower --lr "
+        rf"or --precision fp32\. The checkpoint before that is kept: {folder / LAST}\n",
+        ended.err,
+    )
+    assert (folder / LOG).read_text().endswith(ended.err.removeprefix("error: "))
+    assert load_content(folder / LAST)["progress"]["samples_seen"] == 0
+    assert not (folder / SUMMARY).exists()
 
 
 @pytest.mark.parametrize(

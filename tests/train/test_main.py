@@ -97,6 +97,17 @@ def test_a_value_out_of_range_is_refused_by_option_and_value(
     [
         (["--lr", "1e-7"], "min_lr 1e-06 is above lr 1e-07"),
         (["--eval-resize", "31"], "eval_resize 31 is below image_size 32"),
+        (["--warmup", "0.1"], "warmup 0.1 needs a schedule that moves with every step, not "
+                              "cosine-epoch; choose cosine, linear or constant"),
+        (["--overfit-batches", "1", "--fast-dev-run"], "overfit_batches and fast_dev_run exclude "
+                                                       "each other; give one of them"),
+        (["--weights", "imagenet", "--finetune-from", "run"],
+         "weights and finetune_from both say where to start; give one of them"),
+        (["--head", "fitted"], "head fitted needs weights or finetune_from: features of a random "
+                               "network say nothing"),
+        (["--recipe", "probe", "--ema", "0.9"], "head only makes no training step, and ema is "
+                                                "about those"),
+        (["--mean", "nan,0,0"], "mean must be a finite number in each channel, got nan,0.0,0.0"),
         (["--device", "gpu"], "unknown device 'gpu'; known: auto, cpu, cuda, cuda:N, mps"),
         (["--precision", "fp16"], "fp16 is not for CPUs: use --precision bf16 or fp32"),
         (["--batch-size", "37"], "batch size 37 is larger than the train split (36 images an "
@@ -105,7 +116,7 @@ def test_a_value_out_of_range_is_refused_by_option_and_value(
                           "choose at most 3"),
     ],
 )  # fmt: skip
-def test_what_cannot_work_is_refused_before_anything_is_written(
+def test_what_contradicts_itself_or_cannot_work_is_refused_before_anything_is_written(
     refused: Any, options: list[str], named: str
 ) -> None:
     assert refused(*options) == named
