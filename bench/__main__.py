@@ -242,8 +242,8 @@ def table(arch: tuple[str, ...], recipes: str, **settings: Any) -> None:
     Below it, what the recipes would take on the published data, and the finished runs of this machine.
     """
     from bench.session import BenchSession
-    from train.published import IMAGE_SIZE as PUBLISHED_SIZE
-    from train.recipes import RECIPES, create_recipe
+    from train.config.recipes import RECIPES, create_recipe
+    from train.scores.published import IMAGE_SIZE as PUBLISHED_SIZE
 
     named = [each.strip() for each in recipes.split(",") if each.strip()]
     asked = list(RECIPES) if recipes == "all" else named

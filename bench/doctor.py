@@ -128,7 +128,7 @@ def _torchvision() -> Finding:
 
 def _gpu() -> Finding:
     torch = _import("torch")
-    device = _import("train.device")
+    device = _import("train.config.device")
     if isinstance(torch, str) or isinstance(device, str):
         return Finding(name="GPU", value="not looked for: torch does not work", level="note")
     with warnings.catch_warnings():
@@ -187,9 +187,11 @@ def _simplejpeg() -> Finding:
 
 
 def _bf16() -> Finding:
-    device = _import("train.device")
+    device = _import("train.config.device")
     if isinstance(device, str):
-        return Finding(name="bf16 on CPU", value=f"unknown: train.device {device}", level="note")
+        return Finding(
+            name="bf16 on CPU", value=f"unknown: train.config.device {device}", level="note"
+        )
     if device.cpu_supports_bf16():
         return Finding(name="bf16 on CPU", value="yes")
     return Finding(name="bf16 on CPU", value="no: training on the CPU uses fp32", level="note")
@@ -223,7 +225,7 @@ def _cores() -> Finding:
 
 def _profile() -> Finding:
     """What ``bench tune`` found; a damaged profile is passed over by all commands."""
-    tuned, device = _import("train.tuned"), _import("train.device")
+    tuned, device = _import("train.config.tuned"), _import("train.config.device")
     if isinstance(tuned, str) or isinstance(device, str):
         return Finding(name="tuned", value="unknown: torch does not work", level="note")
     profile, problem = tuned.read_profile(device.choose_device("auto")[0])

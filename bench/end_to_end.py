@@ -17,7 +17,7 @@ from bench.step import GPU_BATCH, WARM_UP_STEPS, Stepper
 from bench.timing import WARM_UP, Subject, in_turns, rate
 from loaders.batch import Batch, Loader
 from shards.format import Manifest
-from train.batches import train_loader
+from train.method.batches import train_loader
 
 STEP, TOGETHER, WAIT = "step on a synthetic batch", "loader and step", "data wait"
 CPU_BATCH = 8

@@ -16,8 +16,8 @@ import torch
 
 from shards.machine import allowed_cores, available_memory, cpu_model, human_bytes
 from shards.settings import CODE_ROOT
-from train.device import hidden_gpu
-from train.run import versions
+from train.config.device import hidden_gpu
+from train.engine.run import versions
 
 PACKAGES = {
     "opencv": "cv2",

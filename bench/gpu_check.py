@@ -30,7 +30,7 @@ from loaders.config import Backend
 from shards.errors import JobError
 from shards.format import Manifest
 from shards.settings import CODE_ROOT
-from train.batches import train_loader
+from train.method.batches import train_loader
 
 WARM_UP_STEPS, WINDOWS, WINDOW_STEPS = 5, 3, 5
 """20 steps in all."""

@@ -52,11 +52,11 @@ from bench.verdict import (
 from loaders.config import LoaderConfig, Resample
 from shards.format import Manifest
 from shards.machine import allowed_cores
-from train.batches import train_loader
-from train.config import TrainConfig
-from train.device import cpu_supports_bf16
-from train.recipes import create_recipe
-from train.resolve import Resolved
+from train.config.config import TrainConfig
+from train.config.device import cpu_supports_bf16
+from train.config.recipes import create_recipe
+from train.config.resolve import Resolved
+from train.method.batches import train_loader
 
 NO_MODEL = "none"
 TOGETHER = "end to end"
@@ -119,7 +119,7 @@ def measure_ladder(request: Request, arch: str, resample: Resample) -> Section:
 
 
 def _bare_config(config: TrainConfig, resolved: Resolved, request: Request) -> LoaderConfig:
-    """What ``train.batches.train_loader`` asks of the ``opencv`` loader."""
+    """What ``train.method.batches.train_loader`` asks of the ``opencv`` loader."""
     return LoaderConfig(
         shards=request.shards,
         batch_size=config.batch_size,

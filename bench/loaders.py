@@ -32,7 +32,7 @@ from preprocess.csv_layout import IMAGE_FOLDER
 from shards.errors import ShardError, UserError
 from shards.format import Manifest
 from shards.reader import ShardSet, Split
-from train.device import choose_device
+from train.config.device import choose_device
 
 CPU_BATCH, GPU_BATCH = 32, 128
 CEILING = "decode"

@@ -42,9 +42,9 @@ def tune(arch: str, minutes: float, batch_size: int, forget: bool, **settings: A
     """
     from bench.session import BenchSession
     from bench.tune import tune as search
-    from train.device import choose_device
-    from train.recipes import create_recipe
-    from train.tuned import forget_profile, write_profile
+    from train.config.device import choose_device
+    from train.config.recipes import create_recipe
+    from train.config.tuned import forget_profile, write_profile
 
     device, _ = choose_device(settings["device"])
     if forget:
@@ -81,8 +81,8 @@ def gpu_check(shards: Path | None, out: Path, arch: str) -> None:
     """Check a CUDA machine: tests, 20 steps with DALI and OpenCV, parity; one file to send in."""
     from bench.gpu_check import parts, write_report
     from bench.request import Request, shard_set
-    from train.device import choose_device
-    from train.models import check_arch
+    from train.config.device import choose_device
+    from train.method.models import check_arch
 
     try:
         choose_device("cuda")

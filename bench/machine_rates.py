@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from bench.timing import Subject, rate
-from train.device import DTYPES
+from train.config.device import DTYPES
 
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192, "mps": 4096}
 """Of square factors: larger ones are not faster, much smaller ones do not fill the device."""

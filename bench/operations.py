@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from train.models import create_model
-from train.published import published_class_names
+from train.method.models import create_model
+from train.scores.published import published_class_names
 
 CLASSES = len(published_class_names())
 LEAST_BATCH = 2

@@ -86,7 +86,7 @@ def arch_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _archs(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
-    from train.published import published_table
+    from train.scores.published import published_table
 
     if value == "all":
         return tuple(published_table())

@@ -27,11 +27,11 @@ from loaders.factory import create_loader
 from shards.errors import JobError, UserError
 from shards.progress import Progress
 from shards.reader import ShardSet
-from train.batches import eval_config
-from train.checkpoint import checkpoint_file, load_checkpoint, model_from_checkpoint
-from train.evaluation import prepare_model
-from train.metrics import scores
-from train.resolve import resolve
+from train.checkpoints.checkpoint import checkpoint_file, load_checkpoint, model_from_checkpoint
+from train.config.resolve import resolve
+from train.method.batches import eval_config
+from train.scores.evaluation import prepare_model
+from train.scores.metrics import scores
 
 BATCH = 32
 REFERENCE: Backend = "torchvision"

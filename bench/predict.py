@@ -10,9 +10,9 @@ from pathlib import Path
 from bench.result import Result, Section
 from bench.timing import WARM_UP, Subject, in_turns
 from shards.errors import UserError
-from train.photos import find_photos
-from train.prediction import open_predictor
-from train.trained import open_trained
+from train.inference.photos import find_photos
+from train.inference.prediction import open_predictor
+from train.inference.trained import open_trained
 
 EVALUATION, PREDICTION = "evaluation", "prediction"
 

@@ -14,10 +14,10 @@ from bench.end_to_end import TOGETHER, measure_end_to_end
 from bench.request import Request
 from bench.result import NOT_MEASURED, Result, Section, not_measured, number
 from shards.machine import human_time
-from train.config import TrainConfig
-from train.published import TRAIN_FILES, TRAIN_ROWS, published_class_names
-from train.recipes import RECIPES, create_recipe
-from train.resolution import training_sizes
+from train.config.config import TrainConfig
+from train.config.recipes import RECIPES, create_recipe
+from train.config.resolution import training_sizes
+from train.scores.published import TRAIN_FILES, TRAIN_ROWS, published_class_names
 
 HEADER = ("recipe", "arch", "million images", "px", "img/s here", "extrapolated", "of baseline")
 

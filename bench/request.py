@@ -19,9 +19,9 @@ from preprocess.pack import pack
 from shards.machine import allowed_cores
 from shards.reader import ShardSet
 from shards.settings import KEYS, path_setting
-from train.config import TrainConfig
-from train.recipes import create_recipe
-from train.resolve import Resolved, resolve
+from train.config.config import TrainConfig
+from train.config.recipes import create_recipe
+from train.config.resolve import Resolved, resolve
 
 PACK_FILES = 40
 """As many where photographs are packed: a repeat is to take seconds."""

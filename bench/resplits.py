@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from train.calibration import fit_temperature, negative_log_likelihood
-from train.outputs import Outputs, joined
-from train.trained import open_trained
+from train.inference.trained import open_trained
+from train.scores.calibration import fit_temperature, negative_log_likelihood
+from train.scores.outputs import Outputs, joined
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ def resplit(outputs: Outputs, count: int, well_calibrated: int) -> Resplits:
     Args:
         outputs: Of all images.
         count: Of re-splits; number i is drawn with seed i.
-        well_calibrated: See :func:`train.calibration.fit_temperature`.
+        well_calibrated: See :func:`train.scores.calibration.fit_temperature`.
     """
     changes, temperatures = [], []
     for seed in range(count):

@@ -26,8 +26,8 @@ from bench.result import (
 from bench.step import CPU_BATCH, GPU_BATCH, device_note, step_subject, synthetic_batch
 from bench.timing import Subject, in_turns
 from shards.machine import human_time
-from train.device import DTYPES
-from train.published import TRAIN_ROWS
+from train.config.device import DTYPES
+from train.scores.published import TRAIN_ROWS
 
 HEADER = (
     "arch", "M params", "GFLOP/img", "MB/img", "FLOP/byte", "floor img/s", "step img/s", "of floor",

@@ -11,7 +11,7 @@ from bench.result import NOT_MEASURED, number, text_table
 from shards.errors import ShardError
 from shards.format import Manifest
 from shards.machine import human_time
-from train.published import incomparable, published_table
+from train.scores.published import incomparable, published_table
 
 SUMMARY = "summary.json"
 HEADER = ("run", "arch", "recipe", "px", "epochs", "time", "img/s", "test mIoU", "published")

@@ -25,8 +25,8 @@ from shards.commands import stop_on_signals
 from shards.errors import UserError
 from shards.machine import human_time
 from shards.writer import atomic_file
-from train.device import choose_device
-from train.models import check_arch
+from train.config.device import choose_device
+from train.method.models import check_arch
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on

@@ -19,10 +19,10 @@ from bench.operations import CLASSES, flops_per_image
 from bench.request import Request
 from bench.result import Result, Section, not_measured
 from bench.timing import WARM_UP, Subject, in_turns, rate
-from train.config import TrainConfig
-from train.models import create_model
-from train.optimizer import create_optimizer
-from train.resolve import Resolved
+from train.config.config import TrainConfig
+from train.config.resolve import Resolved
+from train.method.models import create_model
+from train.method.optimizer import create_optimizer
 
 CPU_BATCH, GPU_BATCH = 16, 128
 BASIS = "fp32 NCHW"
@@ -30,7 +30,7 @@ WARM_UP_STEPS = 2
 
 
 class Stepper:
-    """A model under training, one step at a time, as ``train.loop`` runs it."""
+    """A model under training, one step at a time, as ``train.engine.loop`` runs it."""
 
     def __init__(
         self, config: TrainConfig, resolved: Resolved, num_classes: int, *, channels_last: bool

@@ -26,8 +26,15 @@ from bench.result import (
 )
 from bench.runs import render_runs
 from shards.machine import human_time
-from train.models import check_arch
-from train.published import CAUTIONS, EPOCHS, IMAGE_SIZE, TRAIN_ROWS, PublishedRow, published_table
+from train.method.models import check_arch
+from train.scores.published import (
+    CAUTIONS,
+    EPOCHS,
+    IMAGE_SIZE,
+    TRAIN_ROWS,
+    PublishedRow,
+    published_table,
+)
 
 SAMPLES = EPOCHS * TRAIN_ROWS
 """Images that a published run was trained on."""

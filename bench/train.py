@@ -23,10 +23,10 @@ from bench.verdict import shared_cores, side_by_side
 from shards.errors import Interrupted
 from shards.format import Manifest
 from shards.progress import Progress
-from train.batches import count_eval_images, train_loader
-from train.config import TrainConfig
-from train.log import METRICS
-from train.run import start_run
+from train.config.config import TrainConfig
+from train.engine.run import start_run
+from train.method.batches import count_eval_images, train_loader
+from train.runs.log import METRICS
 
 LOADER = "loader"
 STEPS, WITH_VAL, VAL = "epoch, steps alone", "epoch, with validation", "validation"

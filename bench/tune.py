@@ -25,10 +25,10 @@ from loaders.config import HW_DECODER_LOAD, PREFETCH
 from shards.format import Manifest
 from shards.machine import allowed_cores
 from shards.progress import Progress
-from train.batches import train_loader
-from train.config import TrainConfig
-from train.resolve import Resolved, resolve
-from train.tuned import Tuned, machine_of
+from train.config.config import TrainConfig
+from train.config.resolve import Resolved, resolve
+from train.config.tuned import Tuned, machine_of
+from train.method.batches import train_loader
 
 CPU_BATCH = 4
 """Small, for many turns in the time."""
@@ -48,7 +48,7 @@ class Choice:
     """One thing to search: its default, and what to compare it with."""
 
     name: str
-    """A field of :class:`train.tuned.Tuned`."""
+    """A field of :class:`train.config.tuned.Tuned`."""
     default: Any
     others: tuple[Any, ...]
     subject: Callable[[Any, ExitStack], Subject]

@@ -42,7 +42,7 @@ def predict(
 def resplits(run: Path, shards: str | None, count: int) -> None:
     """Whether a temperature helps images that it was not fitted on, over halves of val and test."""
     from bench.resplits import outputs_of_run, resplit
-    from train.calibration import WELL_CALIBRATED
+    from train.scores.calibration import WELL_CALIBRATED
 
     outputs = outputs_of_run(run, shards)
     for name, images in (("as runs fit it", WELL_CALIBRATED), ("the likeliest one", 0)):

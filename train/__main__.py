@@ -14,13 +14,13 @@ from click.core import ParameterSource
 
 from shards.commands import HELP, run
 from shards.errors import UserError
-from train.interrupt import importing
+from train.runs.interrupt import importing
 
 with importing():
-    from train.options import field_options, given_fields, safety_options, shards_option
-    from train.recipes import describe_recipes
-    from train.settings import load_layers, settle, to_toml
-from train.safety import Safety
+    from train.config.options import field_options, given_fields, safety_options, shards_option
+    from train.config.recipes import describe_recipes
+    from train.config.settings import load_layers, settle, to_toml
+from train.config.safety import Safety
 
 STARTED = time.monotonic()
 """Importing torch takes seconds of a time limit, too."""
@@ -84,11 +84,11 @@ def main(
         click.echo(to_toml(settle(load_layers(given_fields(fields), config_file))), nl=False)
         return
     with importing():
-        from train.distributed import from_first, processes
-        from train.models import check_arch, list_archs, list_timm_archs
-        from train.run import resume_run, start_run
-        from train.source import shard_source
-        from train.unfinished import newest_unfinished
+        from train.config.distributed import from_first, processes
+        from train.config.source import shard_source
+        from train.engine.run import resume_run, start_run
+        from train.method.models import check_arch, list_archs, list_timm_archs
+        from train.runs.unfinished import newest_unfinished
 
     if show_archs:
         click.echo("\n".join(["torchvision:", *list_archs(), "timm:", *list_timm_archs()]))

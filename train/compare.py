@@ -9,8 +9,8 @@ import click
 from shards.commands import HELP, run
 from shards.errors import UserError
 from shards.writer import write_file
-from train.interrupt import importing
-from train.writable import check_writable
+from train.runs.interrupt import importing
+from train.runs.writable import check_writable
 
 
 @click.command(context_settings=HELP)
@@ -34,10 +34,10 @@ def main(runs: tuple[Path, ...], shards: str | None, out: Path | None) -> None:
     if out is not None:
         check_writable("--out", out)
     with importing():
-        from train.paired import differences
         from train.report.compare_page import compare_page, run_table
         from train.report.content import read_content
         from train.report.page import require_plotly
+        from train.scores.paired import differences
 
     if out is not None:
         require_plotly()

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from shards.commands import HELP, run
-from train.interrupt import importing
-from train.writable import check_writable
+from train.runs.interrupt import importing
+from train.runs.writable import check_writable
 
 
 @click.command(context_settings=HELP)
@@ -47,10 +47,10 @@ def main(
     if json_file is not None:
         check_writable("--json", json_file)
     with importing():
-        from train.checkpoint import checkpoint_file
-        from train.comparison import comparison_table
-        from train.course import load_trained
-        from train.full_evaluation import evaluate_in_full
+        from train.checkpoints.checkpoint import checkpoint_file
+        from train.checkpoints.course import load_trained
+        from train.inference.full_evaluation import evaluate_in_full
+        from train.scores.comparison import comparison_table
 
     if len(checkpoints) > 1:
         for each in checkpoints:  # the last is refused before the work on the first

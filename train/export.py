@@ -12,7 +12,7 @@ import click
 
 from shards.commands import HELP, run
 from shards.errors import UserError
-from train.interrupt import importing
+from train.runs.interrupt import importing
 
 SUFFIXES = {
     "lightning": ".ckpt",
@@ -55,8 +55,8 @@ def main(
     All but lightning are compared with PyTorch on photographs of the test split.
     """
     with importing():
-        from train.checkpoint import checkpoint_file, load_checkpoint, save_plain
-        from train.course import lightning_content
+        from train.checkpoints.checkpoint import checkpoint_file, load_checkpoint, save_plain
+        from train.checkpoints.course import lightning_content
 
     if int8 and format_name != "onnx":
         raise UserError(f"--int8 is for --format onnx, not {format_name}")
@@ -72,10 +72,10 @@ def main(
         click.echo(f"wrote {target} ({format_name})")
         return
     with importing():
-        from train.exported import EXPORTERS, compare_with, deployment
-        from train.exported_images import images_to_compare, set_of
-        from train.quantised import quantise_file
-        from train.resolve import resolve
+        from train.config.resolve import resolve
+        from train.inference.exported import EXPORTERS, compare_with, deployment
+        from train.inference.exported_images import images_to_compare, set_of
+        from train.inference.quantised import quantise_file
 
     folder = set_of(saved, shards)
     if int8 and folder is None:

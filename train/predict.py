@@ -15,14 +15,14 @@ from shards.commands import HELP, run
 from shards.errors import JobError, UserError
 from shards.machine import human_time
 from shards.writer import write_file
-from train.interrupt import importing
-from train.writable import check_writable
+from train.runs.interrupt import importing
+from train.runs.writable import check_writable
 
 if TYPE_CHECKING:
-    from train.answer_rows import AnswerWriter
-    from train.answers import Answering
-    from train.explanation import Explainer, OverlayFiles, Pixels
-    from train.prediction import Predictor
+    from train.inference.answer_rows import AnswerWriter
+    from train.inference.answers import Answering
+    from train.inference.explanation import Explainer, OverlayFiles, Pixels
+    from train.inference.prediction import Predictor
     from train.report.answer_page import AnswerPage
 
 FORMATS = ("table", "csv", "jsonl")
@@ -85,11 +85,11 @@ def main(
         if file is not None:
             check_writable(option, file)
     with importing():
-        from train.answer_rows import WRITERS
-        from train.answers import Answering
-        from train.prediction import open_predictor
+        from train.inference.answer_rows import WRITERS
+        from train.inference.answers import Answering
+        from train.inference.prediction import open_predictor
         from train.report.answer_page import AnswerPage
-        from train.species import taxonomy_of
+        from train.scores.species import taxonomy_of
 
     predictor = open_predictor(checkpoint, batch_size)
     answering = Answering(taxonomy_of(predictor.saved.class_names, species), sure, top)
@@ -103,7 +103,7 @@ def main(
 
 
 def _looking(predictor: Predictor, folder: Path) -> tuple[Explainer, OverlayFiles]:
-    from train.explanation import OverlayFiles
+    from train.inference.explanation import OverlayFiles
 
     explainer = predictor.explainer()
     folder.mkdir(exist_ok=True)
@@ -134,8 +134,8 @@ def predict(
         UserError: There is no photograph.
         JobError: None of them could be read.
     """
-    from train.danger import NOTICE
-    from train.photos import find_photos
+    from train.inference.photos import find_photos
+    from train.scores.danger import NOTICE
 
     start = time.perf_counter()
     answered = skipped = 0

@@ -15,16 +15,16 @@ import click
 from shards.commands import HELP, run
 from shards.errors import UserError
 from shards.settings import path_setting, refuse_code_folder
-from train.interrupt import importing
+from train.runs.interrupt import importing
 
 if TYPE_CHECKING:
-    from train.search import Request, Search
+    from train.sweeps.search import Request, Search
 
 with importing():
-    from train.grid import digest_of, grid, read_values, sizes
-    from train.options import safety_options, shards_option
-    from train.settings import FIELDS, Layer, load_layers
-from train.safety import Safety
+    from train.config.grid import digest_of, grid, read_values, sizes
+    from train.config.options import safety_options, shards_option
+    from train.config.settings import FIELDS, Layer, load_layers
+from train.config.safety import Safety
 
 STARTED = time.monotonic()
 MAX_TRIALS = 10_000
@@ -97,9 +97,9 @@ def main(
         refuse_code_folder(out, "output folder")
     with importing():
         from shards.reader import ShardSet
-        from train.models import check_arch
-        from train.source import shard_source
-        from train.sweep_session import Session
+        from train.config.source import shard_source
+        from train.method.models import check_arch
+        from train.sweeps.sweep_session import Session
 
     for arch in {each.config.arch for each in points}:
         check_arch(arch)
@@ -139,7 +139,7 @@ def _request(
             )
         return None
     with importing():
-        from train.search import Request, library, read_param
+        from train.sweeps.search import Request, library, read_param
 
     if not params:
         raise UserError("--search needs something to choose: --param lr=log:1e-4:1e-2")

@@ -8,8 +8,8 @@ import click
 
 from shards.commands import HELP, run
 from shards.writer import write_file
-from train.interrupt import importing
-from train.writable import check_writable
+from train.runs.interrupt import importing
+from train.runs.writable import check_writable
 
 
 @click.command(context_settings=HELP)
@@ -29,7 +29,7 @@ def main(out: Path, species: Path | None) -> None:
     with importing():
         from train.report.page import require_plotly
         from train.report.taxonomy_page import taxonomy_page
-        from train.species import read_table, shipped_table, taxonomy_of
+        from train.scores.species import read_table, shipped_table, taxonomy_of
 
     check_writable("--out", out)
     require_plotly()

@@ -70,7 +70,7 @@ def test_pillow_simd_is_told_from_pillow_by_its_version(
 def test_a_gpu_that_torch_cannot_use_is_a_loud_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: False))
     device = SimpleNamespace(hidden_gpu=lambda: "NVIDIA L40S, driver too old")
-    fakes = {"torch": torch, "train.device": device}
+    fakes = {"torch": torch, "train.config.device": device}
     monkeypatch.setattr(module, "_import", fakes.__getitem__)
     finding = module._gpu()
     assert (finding.level, finding.value) == ("warning", "NVIDIA L40S, driver too old")

@@ -17,8 +17,8 @@ from bench.request import Request, fitting_batch, images_per_epoch, shard_set
 from bench.result import Section
 from bench.step import measure_step, variants
 from shards.errors import UserError
-from train.config import TrainConfig
-from train.resolve import resolve
+from train.config.config import TrainConfig
+from train.config.resolve import resolve
 
 
 @pytest.fixture

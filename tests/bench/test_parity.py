@@ -21,8 +21,8 @@ from bench.request import Request
 from bench.result import Report
 from shards.errors import JobError
 from shards.reader import ShardSet
-from train.recipes import create_recipe
-from train.run import start_run
+from train.config.recipes import create_recipe
+from train.engine.run import start_run
 
 pytestmark = pytest.mark.dali
 

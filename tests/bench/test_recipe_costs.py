@@ -14,7 +14,7 @@ from bench.page import page
 from bench.recipe_costs import Cost, Phase, cost_results, cost_rows, costs, phases
 from bench.result import Report, Result, Section
 from bench.table import render_table, table_section
-from train.recipes import RECIPES, create_recipe
+from train.config.recipes import RECIPES, create_recipe
 
 SETTINGS = {
     "batch_size": 8, "precision": "fp32", "device": "cpu", "loader": "opencv", "shards": "set"

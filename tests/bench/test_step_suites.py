@@ -29,8 +29,8 @@ from bench.train import (
     WITH_VAL,
     measure_train,
 )
-from train.models import create_model
-from train.resolve import Resolved
+from train.config.resolve import Resolved
+from train.method.models import create_model
 
 RESOLVED = Resolved(
     device=torch.device("cpu"), precision="bf16", compile=False, loader="opencv", threads=1,

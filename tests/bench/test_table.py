@@ -15,8 +15,8 @@ from bench.result import Report, Result, Section
 from bench.runs import finished_runs
 from bench.table import render_table, table_section
 from shards.format import Manifest
-from train import published
-from train.published import CAUTIONS
+from train.scores import published
+from train.scores.published import CAUTIONS
 
 REPO = Path(__file__).resolve().parents[2]
 ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")

@@ -17,9 +17,9 @@ from click.testing import CliRunner
 from bench.__main__ import cli
 from bench.timing import Subject
 from bench.tune import OUT_OF_MEMORY, Choice, micro_batches, settle, thread_counts
-from train.config import TrainConfig
-from train.resolve import resolve
-from train.tuned import Tuned, machine_of, profile_file, read_profile, write_profile
+from train.config.config import TrainConfig
+from train.config.resolve import resolve
+from train.config.tuned import Tuned, machine_of, profile_file, read_profile, write_profile
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(arch="resnet18", image_size=224, batch_size=128, device="cpu")

@@ -15,8 +15,8 @@ import pytest
 from loaders.plan import Plan
 from loaders.subset import Subset
 from train.__main__ import main
-from train.config import TrainConfig
-from train.recipes import create_recipe
+from train.config.config import TrainConfig
+from train.config.recipes import create_recipe
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "plan.md").read_text(encoding="utf-8")
 

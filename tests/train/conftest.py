@@ -20,17 +20,17 @@ import torch
 from torch import nn
 from torchvision.models._api import BUILTIN_MODELS
 
-import train.loop
-import train.run
+import train.engine.loop
+import train.engine.run
 from loaders.augment import AugmentConfig
 from shards.commands import run
-from train.checkpoint import BEST, LAST, load_content
-from train.config import TrainConfig
-from train.evaluation import Evaluation
-from train.interrupt import StopRequest
-from train.log import METRICS, SUMMARY
-from train.recipes import create_recipe
-from train.run import resume_run, start_run
+from train.checkpoints.checkpoint import BEST, LAST, load_content
+from train.config.config import TrainConfig
+from train.config.recipes import create_recipe
+from train.engine.run import resume_run, start_run
+from train.runs.interrupt import StopRequest
+from train.runs.log import METRICS, SUMMARY
+from train.scores.evaluation import Evaluation
 
 TINY_ARCH = "tinynet"
 TRAINER = Path(__file__).with_name("trainer.py")
@@ -150,7 +150,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> StopAfter:
                     signal.raise_signal(signum)
                 return super().requested()
 
-        monkeypatch.setattr(train.run, "StopRequest", Stopping)
+        monkeypatch.setattr(train.engine.run, "StopRequest", Stopping)
 
     return arm
 
@@ -161,7 +161,7 @@ def resume() -> Callable[..., dict[str, Any]]:
 
     def go_on(folder: Path, shards: Path | None = None) -> dict[str, Any]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train.run, "StopRequest", StopRequest)
+            patch.setattr(train.engine.run, "StopRequest", StopRequest)
             return resume_run(folder, None if shards is None else str(shards))
 
     return go_on
@@ -179,7 +179,7 @@ def val_hits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             torch.tensor([[each, 10 - each, 0], [0, 10, 0], [0, 0, 0]]) for each in hits
         )
         monkeypatch.setattr(
-            train.loop, "evaluate", lambda *_, **__: Evaluation(next(matrices), 1.0, 0.1)
+            train.engine.loop, "evaluate", lambda *_, **__: Evaluation(next(matrices), 1.0, 0.1)
         )
 
     return script

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from train.assessment import Assessment, assess
-from train.checkpoint import BEST, load_content, save_checkpoint
-from train.danger import NOTICE
+from train.checkpoints.checkpoint import BEST, load_content, save_checkpoint
 from train.evaluate import main
-from train.outputs import Outputs
-from train.published import published_class_names
-from train.species import taxonomy_of
+from train.scores.assessment import Assessment, assess
+from train.scores.danger import NOTICE
+from train.scores.outputs import Outputs
+from train.scores.published import published_class_names
+from train.scores.species import taxonomy_of
 
 ALBA, NIGRA, RUBRA, VIRIDIS, FLAVA, LUTEA = range(6)
 SAID = [

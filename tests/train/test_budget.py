@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import train.budget
-import train.run
+import train.engine.budget
+import train.engine.run
 from shards.errors import Interrupted, UserError
-from train.budget import CLOSING_S, TimeBudget
-from train.checkpoint import LAST, load_content
-from train.length import StepCount
-from train.log import LOG, STEPS, SUMMARY
+from train.checkpoints.checkpoint import LAST, load_content
+from train.config.length import StepCount
+from train.engine.budget import CLOSING_S, TimeBudget
+from train.runs.log import LOG, STEPS, SUMMARY
 
 NEVER = 10**9
 
@@ -37,7 +37,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, now: float) -> None:
         self.now = now
-        monkeypatch.setattr(train.budget.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(train.engine.budget.time, "monotonic", lambda: self.now)
 
 
 def simulate(
@@ -92,7 +92,7 @@ def test_a_run_ends_just_inside_its_budget_with_the_schedule_at_its_end(
 def test_the_clock_of_the_first_process_decides_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     Clock(monkeypatch, 99.0)  # of a later one, whose evaluations take far longer, too
     said = iter([[0.25, 0.0], [0.5, 1.0], [1.0, 0.0]])
-    monkeypatch.setattr(train.budget, "first_says", lambda *_: next(said))
+    monkeypatch.setattr(train.engine.budget, "first_says", lambda *_: next(said))
     budget = budget_of(100.0, image_s=9.0)
     outlooks = [budget.outlook(steps, 0) for steps in (10, 50, 60)]
     assert [each.progress for each in outlooks] == [0.25, 0.5, 1.0]
@@ -150,7 +150,7 @@ def test_a_resumed_run_has_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_short_budget_is_kept_with_all_that_belongs_to_a_run(
     tmp_path: Path, train_tiny: Any, monkeypatch: pytest.MonkeyPatch, metrics_of: Any
 ) -> None:
-    monkeypatch.setattr("train.loop.READ_STEPS", 1)
+    monkeypatch.setattr("train.engine.loop.READ_STEPS", 1)
     start = time.monotonic()
     summary = train_tiny(
         tmp_path / "run", budget=20.0, schedule="linear", min_lr=0.0, eval_every=20.0,

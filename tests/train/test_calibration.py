@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from train.calibration import (
+from train.scores.calibration import (
     HIGHEST,
     LOWEST,
     WELL_CALIBRATED,
@@ -15,7 +15,7 @@ from train.calibration import (
     negative_log_likelihood,
     reliability,
 )
-from train.outputs import Outputs
+from train.scores.outputs import Outputs
 
 
 def draw_outputs(seed: int, images: int = 400, classes: int = 6, sharpness: float = 1.0) -> Outputs:

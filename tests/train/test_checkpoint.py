@@ -15,7 +15,7 @@ import torch
 import torchvision
 
 from shards.errors import JobError, UserError
-from train.checkpoint import (
+from train.checkpoints.checkpoint import (
     BEST,
     LAST,
     checkpoint_file,
@@ -27,8 +27,8 @@ from train.checkpoint import (
     previous,
     save_checkpoint,
 )
-from train.models import create_model
-from train.recipes import create_recipe
+from train.config.recipes import create_recipe
+from train.method.models import create_model
 
 CONTENT: dict[str, Any] = {
     "class_names": ["a b", "c"],

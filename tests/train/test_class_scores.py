@@ -17,7 +17,7 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from train.metrics import class_scores, in_top, merged, scores
+from train.scores.metrics import class_scores, in_top, merged, scores
 
 K = 7
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-import train.auto
-from train.auto import resolve_for_run
-from train.length import StepCount
-from train.models import create_model
-from train.resolve import resolve
+import train.engine.auto
+from train.config.length import StepCount
+from train.config.resolve import resolve
+from train.engine.auto import resolve_for_run
+from train.method.models import create_model
 
 BATCH, SHORT = 5, 1
 
@@ -34,7 +34,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", compiled)
-    monkeypatch.setattr("train.device.c_compiler", lambda: "gcc")
+    monkeypatch.setattr("train.config.device.c_compiler", lambda: "gcc")
     return made
 
 
@@ -78,7 +78,7 @@ def test_auto_compiles_where_the_run_repays_it(
     make_config: Any, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], steps: int,
     compiled: bool, reason: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("train.device.c_compiler", lambda: "gcc")
+    monkeypatch.setattr("train.config.device.c_compiler", lambda: "gcc")
     config = make_config(micro_batch=5, **fields)
     resolved = resolve(make_config(micro_batch=5))
     object.__setattr__(resolved, "device", torch.device("cuda"))
@@ -95,13 +95,13 @@ def test_the_micro_batch_that_was_found_is_said_stored_and_used(
     config = make_config(batch_size=32)
     resolved = resolve(config)
     object.__setattr__(resolved, "device", torch.device("cuda"))
-    monkeypatch.setattr(train.auto, "fitting_micro_batch", lambda *_: 8)
+    monkeypatch.setattr(train.engine.auto, "fitting_micro_batch", lambda *_: 8)
     length = StepCount(total=8, steps_per_epoch=8, batch_size=32, eval_every=1.0)
     model = create_model(config.arch, 3, config.mean, config.std)
     chosen = resolve_for_run(config, resolved, length, model, 3)
     assert chosen.micro_batch == chosen.to_dict()["micro_batch"] == 8
     assert "micro_batch 8 (32 images do not fit into the GPU's memory)" in str(chosen)
-    monkeypatch.setattr(train.auto, "fitting_micro_batch", lambda *_: 32)
+    monkeypatch.setattr(train.engine.auto, "fitting_micro_batch", lambda *_: 32)
     chosen = resolve_for_run(config, resolved, length, model, 3)
     assert chosen.micro_batch is None
     assert "micro_batch batch (it fits into the GPU's memory)" in str(chosen)

@@ -14,18 +14,23 @@ import pytest
 import torch
 import torchvision
 
-import train.course
+import train.checkpoints.course
 import train.export
 from shards.errors import UserError
 from shards.format import Manifest
-from train.checkpoint import BEST, Checkpoint, Progressed, TrainedOn, save_checkpoint
-from train.comparison import comparison_table
-from train.course import RESNETS, lightning_content, load_trained, read_course_checkpoint
+from train.checkpoints.checkpoint import BEST, Checkpoint, Progressed, TrainedOn, save_checkpoint
+from train.checkpoints.course import (
+    RESNETS,
+    lightning_content,
+    load_trained,
+    read_course_checkpoint,
+)
+from train.checkpoints.weights import Weights
+from train.config.recipes import create_recipe
 from train.evaluate import main
-from train.evaluation import Compared, Evaluation
-from train.published import published_class_names
-from train.recipes import create_recipe
-from train.weights import Weights
+from train.scores.comparison import comparison_table
+from train.scores.evaluation import Compared, Evaluation
+from train.scores.published import published_class_names
 
 CLASSES = 3
 
@@ -233,7 +238,7 @@ def test_several_checkpoints_make_one_table(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     quick = replace(create_recipe("baseline"), image_size=32)
-    monkeypatch.setattr(train.course, "create_recipe", lambda _name: quick)
+    monkeypatch.setattr(train.checkpoints.course, "create_recipe", lambda _name: quick)
     path = tmp_path / "baseline.ckpt"
     torch.save(lightning(weights, "net._orig_mod."), path)
     ended = command_line(

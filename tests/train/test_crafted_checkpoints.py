@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import train.evaluate
 from shards.errors import Interrupted, UserError
 from train.__main__ import main
-from train.checkpoint import LAST, load_checkpoint, load_content, save_checkpoint
+from train.checkpoints.checkpoint import LAST, load_checkpoint, load_content, save_checkpoint
 
 Place = tuple[Any, ...]
 ABSENT = object()

@@ -11,8 +11,8 @@ from shards.errors import Interrupted
 from shards.format import key_name
 from shards.reader import ShardSet
 from train.__main__ import main
-from train.checkpoint import LAST, load_checkpoint
-from train.log import LOG, SUMMARY
+from train.checkpoints.checkpoint import LAST, load_checkpoint
+from train.runs.log import LOG, SUMMARY
 
 
 def damage(shards: Path, split: str, sample: int = 0) -> str:

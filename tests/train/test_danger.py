@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from train.danger import SURE, dangers
-from train.outputs import Outputs
-from train.species import taxonomy_of
+from train.scores.danger import SURE, dangers
+from train.scores.outputs import Outputs
+from train.scores.species import taxonomy_of
 
 ALBA, NIGRA, RUBRA, VIRIDIS, FLAVA, LUTEA = range(6)
 

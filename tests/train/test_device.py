@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from shards.errors import UserError
-from train import device as subject
-from train.device import (
+from train.config import device as subject
+from train.config.device import (
     c_compiler,
     choose_compile,
     choose_device,
@@ -22,8 +22,8 @@ from train.device import (
     cpu_supports_bf16,
     hidden_gpu,
 )
-from train.recipes import create_recipe
-from train.resolve import resolve
+from train.config.recipes import create_recipe
+from train.config.resolve import resolve
 
 READ_TEXT = Path.read_text
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
@@ -73,7 +73,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: made_up.mps)
     monkeypatch.setattr(subject.shutil, "which", made_up.which)
     monkeypatch.setattr(subject.subprocess, "run", made_up.run)
-    monkeypatch.setattr("train.tuned.cpu_model", lambda: "a made-up CPU")
+    monkeypatch.setattr("train.config.tuned.cpu_model", lambda: "a made-up CPU")
     monkeypatch.setattr(Path, "read_text", lambda *args, **options: made_up.read(*args, **options))
     forget()
     yield made_up

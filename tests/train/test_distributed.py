@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from shards.errors import UserError
-from train import distributed, restore
-from train.checkpoint import LAST, load_checkpoint, load_content
-from train.log import LOG, SUMMARY
+from train.checkpoints.checkpoint import LAST, load_checkpoint, load_content
+from train.config import distributed
+from train.runs import restore
+from train.runs.log import LOG, SUMMARY
 
 END_S = 30
 

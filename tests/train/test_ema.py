@@ -11,9 +11,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from shards.errors import Interrupted, UserError
-from train.checkpoint import BEST, LAST, load_checkpoint, load_content, save_checkpoint
-from train.ema import WARM_UP_STEPS, WeightAverage, decay_at
-from train.models import Classifier
+from train.checkpoints.checkpoint import BEST, LAST, load_checkpoint, load_content, save_checkpoint
+from train.method.ema import WARM_UP_STEPS, WeightAverage, decay_at
+from train.method.models import Classifier
 
 DECAY = 0.9
 
@@ -154,7 +154,7 @@ def test_a_checkpoint_without_the_weights_behind_the_average_is_refused(
 def test_the_best_checkpoint_of_an_average_is_evaluated_to_the_same_scores(
     tmp_path: Path, train_tiny: Any, tiny_shards: Path
 ) -> None:
-    from train.full_evaluation import evaluate_in_full
+    from train.inference.full_evaluation import evaluate_in_full
 
     summary = train_tiny(tmp_path / "run", epochs=2, ema=0.9)
     again = evaluate_in_full(tmp_path / "run", "test", str(tiny_shards), None, say_all=False)

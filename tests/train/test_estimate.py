@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 import torch
 
-import train.announce
-import train.estimate
-from train.announce import quicker_way
-from train.checkpoint import LAST, load_content
-from train.estimate import Estimate
-from train.log import LOG
-from train.source import ShardSource
+import train.engine.announce
+import train.engine.estimate
+from train.checkpoints.checkpoint import LAST, load_content
+from train.config.source import ShardSource
+from train.engine.announce import quicker_way
+from train.engine.estimate import Estimate
+from train.runs.log import LOG
 
 
 def test_the_estimate_changes_nothing_in_a_run(
     tmp_path: Path, train_tiny: Any, finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train.announce, "estimate", lambda *_: Estimate(1.0, 1.0, 1.0))
+    monkeypatch.setattr(train.engine.announce, "estimate", lambda *_: Estimate(1.0, 1.0, 1.0))
     train_tiny(tmp_path / "run")
     ours, without = (load_content(each / LAST) for each in (finished_run, tmp_path / "run"))
     assert all(torch.equal(ours["model"][name], each) for name, each in without["model"].items())
@@ -74,6 +74,6 @@ def test_a_frozen_network_is_timed_forwards_alone(
     def never(*_: Any) -> None:
         raise AssertionError("no training step")
 
-    monkeypatch.setattr(train.estimate, "_measure_step", never)
+    monkeypatch.setattr(train.engine.estimate, "_measure_step", never)
     train_tiny(tmp_path / "run", head="only", finetune_from="start", epochs=1)
     assert "expected: " in (tmp_path / "run" / LOG).read_text()

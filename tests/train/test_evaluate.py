@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 import torch
 
-import train.published
+import train.scores.published
 from loaders.batch import Batch
 from shards.errors import JobError
 from shards.format import MANIFEST_NAME, Manifest
-from train.batches import eval_loader
-from train.checkpoint import BEST, LAST, load_checkpoint, model_from_checkpoint
+from train.checkpoints.checkpoint import BEST, LAST, load_checkpoint, model_from_checkpoint
+from train.config.resolve import resolve
 from train.evaluate import main
-from train.evaluation import evaluate, published_lines
-from train.interrupt import Stopped
-from train.log import LOG, METRICS, SUMMARY
-from train.resolve import resolve
+from train.method.batches import eval_loader
+from train.runs.interrupt import Stopped
+from train.runs.log import LOG, METRICS, SUMMARY
+from train.scores.evaluation import evaluate, published_lines
 
 
 def log_line(folder: Path, start: str) -> str:
@@ -254,8 +254,10 @@ def test_the_published_row_stands_beside_published_data_alone(
         "published resnet101: different data, not comparable (other classes than the published set)"
     ]
     assert published_lines(manifest, replace(config, arch="resnext50_32x4d")) == []
-    monkeypatch.setattr(train.published, "published_class_names", lambda: manifest.class_names)
-    monkeypatch.setattr(train.published, "TEST_COUNT", manifest.splits["test"].samples)
+    monkeypatch.setattr(
+        train.scores.published, "published_class_names", lambda: manifest.class_names
+    )
+    monkeypatch.setattr(train.scores.published, "TEST_COUNT", manifest.splits["test"].samples)
     assert published_lines(manifest, config) == [
         "published resnet101: mIoU 0.7520  mF1 0.8510  OA 0.8840"
     ]

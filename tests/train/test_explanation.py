@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from shards.errors import UserError
-from train.explanation import OverlayFiles, explainer, last_map, overlay
-from train.models import create_model
-from train.resolve import Resolved, resolve
+from train.config.resolve import Resolved, resolve
+from train.inference.explanation import OverlayFiles, explainer, last_map, overlay
+from train.method.models import create_model
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 SIDE = 64

@@ -16,13 +16,13 @@ import pytest
 import torch
 from safetensors import safe_open
 
-import train.exported
-import train.resolve
+import train.config.resolve
+import train.inference.exported
 from shards.errors import JobError
-from train.checkpoint import BEST, load_checkpoint, load_content, save_checkpoint
+from train.checkpoints.checkpoint import BEST, load_checkpoint, load_content, save_checkpoint
 from train.export import main
-from train.exported import Agreement
-from train.trained import open_trained
+from train.inference.exported import Agreement
+from train.inference.trained import open_trained
 
 CLASSES = ["Amanita muscaria", "Boletus edulis", "Cantharellus cibarius"]
 
@@ -47,9 +47,9 @@ def test_an_exported_file_is_compared_with_the_model(
 def onnx_file(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("onnx") / "model.onnx"
     saved = load_checkpoint(finished_run / BEST)
-    resolved = train.resolve.resolve(saved.config)
-    deployed = train.exported.deployment(saved, finished_run / BEST, resolved)
-    train.exported.export_onnx(deployed, out)
+    resolved = train.config.resolve.resolve(saved.config)
+    deployed = train.inference.exported.deployment(saved, finished_run / BEST, resolved)
+    train.inference.exported.export_onnx(deployed, out)
     return out
 
 
@@ -144,7 +144,7 @@ def test_a_file_that_disagrees_is_not_kept(
         target.write_text("wrong")
         return lambda images: deployed.module(images).roll(1, 1)
 
-    monkeypatch.setitem(train.exported.EXPORTERS, "onnx", export)
+    monkeypatch.setitem(train.inference.exported.EXPORTERS, "onnx", export)
     out = tmp_path / "model.onnx"
     ended = command_line(main, finished_run, "--format", "onnx", "--out", out)
     assert ended.code == 1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from train.figures import (
+from train.runs.figures import (
     CAPTION_PX,
     CONFUSION_PX,
     READABLE_PX,

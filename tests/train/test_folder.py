@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-import train.folder
+import train.checkpoints.folder
 from shards.errors import Interrupted, UserError
 from train.__main__ import main
-from train.folder import LOCK, check_new_folder, held, new_folder
-from train.log import SUMMARY
+from train.checkpoints.folder import LOCK, check_new_folder, held, new_folder
+from train.runs.log import SUMMARY
 
 HOLD = """
 import sys
 from pathlib import Path
-from train.folder import held
+from train.checkpoints.folder import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -108,7 +108,7 @@ def test_a_folder_that_another_run_filled_in_the_meantime_is_refused(
 def test_runs_that_start_in_the_same_second_get_folders_of_their_own(
     make_config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train.folder, "default_folder", lambda _config: next(names))
+    monkeypatch.setattr(train.checkpoints.folder, "default_folder", lambda _config: next(names))
     Path("runs/taken").mkdir(parents=True)
     names = iter([Path("runs/taken"), Path("runs/taken-2")])
     with new_folder(None, make_config()) as made:
@@ -121,7 +121,7 @@ def test_a_lock_that_the_file_system_does_not_know_is_noted(
     def fail(*_: Any) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(train.folder.fcntl, "lockf", fail)
+    monkeypatch.setattr(train.checkpoints.folder.fcntl, "lockf", fail)
     with held(tmp_path):
         pass
     assert capsys.readouterr().err == f"note: no locks where {tmp_path} lies: start it only once\n"

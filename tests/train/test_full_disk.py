@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-import train.loop
+import train.engine.loop
 from train.__main__ import main
-from train.checkpoint import LAST, load_content
-from train.log import CONFIG, LOG, METRICS, STEPS, SUMMARY
+from train.checkpoints.checkpoint import LAST, load_content
+from train.runs.log import CONFIG, LOG, METRICS, STEPS, SUMMARY
 
 EPOCHS = 3  # as of the finished run
 
@@ -27,7 +27,11 @@ def fill_disk_in_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], 
 
     def arm(name: str, epoch: int) -> None:
         is_full = epoch == 0
-        train_stretch, opened, write = train.loop.train_stretch, Path.open, RecordWriter.write
+        train_stretch, opened, write = (
+            train.engine.loop.train_stretch,
+            Path.open,
+            RecordWriter.write,
+        )
 
         def counted(session: Any) -> None:
             nonlocal is_full
@@ -49,7 +53,7 @@ def fill_disk_in_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], 
             refuse("events.out.tfevents")
             write(self, data)
 
-        monkeypatch.setattr(train.loop, "train_stretch", counted)
+        monkeypatch.setattr(train.engine.loop, "train_stretch", counted)
         monkeypatch.setattr(Path, "open", refusing_open)
         monkeypatch.setattr(RecordWriter, "write", refusing_write)
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.errors import UserError
-from train.grid import Point, grid, read_values, sizes
-from train.recipes import create_recipe
-from train.settings import Layer
+from train.config.grid import Point, grid, read_values, sizes
+from train.config.recipes import create_recipe
+from train.config.settings import Layer
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-import train.loop
-import train.objective
+import train.engine.loop
+import train.method.objective
 from shards.errors import Interrupted
-from train.checkpoint import LAST, load_checkpoint
-from train.interrupt import StopRequest
-from train.log import LOG
+from train.checkpoints.checkpoint import LAST, load_checkpoint
+from train.runs.interrupt import StopRequest
+from train.runs.log import LOG
 
 REPO = Path(__file__).resolve().parents[2]
 SLOW_TORCH = """
@@ -114,7 +114,7 @@ def test_ctrl_c_during_a_save_lets_it_end_and_then_stops(
 def test_a_second_ctrl_c_in_a_step_keeps_the_last_checkpoint(
     tmp_path: Path, train_command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = train.objective.cross_entropy, 0
+    original, calls = train.method.objective.cross_entropy, 0
 
     def impatient(*args: Any, **options: Any) -> torch.Tensor:
         nonlocal calls
@@ -123,7 +123,7 @@ def test_a_second_ctrl_c_in_a_step_keeps_the_last_checkpoint(
             press(2)
         return original(*args, **options)
 
-    monkeypatch.setattr(train.objective, "cross_entropy", impatient)
+    monkeypatch.setattr(train.method.objective, "cross_entropy", impatient)
     ended = train_command("--epochs", 3, "--out", tmp_path / "run")
     assert (ended.code, ended.err.splitlines()[-1]) == (130, "interrupted")
     progress = load_checkpoint(tmp_path / "run" / LAST).progress

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from train.intervals import Bootstrap, Interval, interval, rate_interval
-from train.metrics import scores
-from train.outputs import Outputs
+from train.scores.intervals import Bootstrap, Interval, interval, rate_interval
+from train.scores.metrics import scores
+from train.scores.outputs import Outputs
 
 
 def drawn_images(images: int, resamples: int, seed: int) -> list[np.ndarray]:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from train.checkpoint import LAST
-from train.log import LOG, SUMMARY
+from train.checkpoints.checkpoint import LAST
+from train.runs.log import LOG, SUMMARY
 
 EPOCHS = 10
 EVERY_STEPS = 3

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from train.checkpoint import BEST, LAST, load_content
-from train.full_evaluation import evaluate_in_full
-from train.trained import open_trained
+from train.checkpoints.checkpoint import BEST, LAST, load_content
+from train.inference.full_evaluation import evaluate_in_full
+from train.inference.trained import open_trained
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 LEARNT = 0.05

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.errors import Interrupted, UserError
-from train.checkpoint import BEST, LAST, load_content
-from train.length import StepCount, as_epoch, step_count
-from train.log import LOG
-from train.settings import Layer, settle
+from train.checkpoints.checkpoint import BEST, LAST, load_content
+from train.config.length import StepCount, as_epoch, step_count
+from train.config.settings import Layer, settle
+from train.runs.log import LOG
 
 ROWS, STEPS = 36, 8  # an epoch of the tiny shards: seven batches of five, one of one
 
@@ -246,7 +246,7 @@ def test_the_strongest_place_that_names_a_length_decides(
     ("text", "seconds"), [("90s", 90.0), ("45m", 2700.0), ("2h30m", 9000.0), ("1.5h", 5400.0)]
 )
 def test_a_budget_is_a_time(text: str, seconds: float) -> None:
-    from train.settings import as_text, parse
+    from train.config.settings import as_text, parse
 
     assert parse("budget", text) == seconds
     assert parse("budget", as_text("budget", seconds)) == seconds

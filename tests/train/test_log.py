@@ -13,9 +13,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-import train.loop
+import train.engine.loop
 from shards.errors import Interrupted
-from train.log import CONFIG, FIGURES, METRICS, STEPS, SUMMARY, RunLog, flat
+from train.runs.log import CONFIG, FIGURES, METRICS, STEPS, SUMMARY, RunLog, flat
 
 ROWS = 36  # of the tiny shards
 MetricsOf = Callable[[Path], list[dict[str, Any]]]
@@ -63,7 +63,7 @@ def test_curves_and_json_lines_say_the_same_over_the_images_seen(
 def test_steps_are_recorded_where_the_loss_is_read(
     tmp_path: Path, train_tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train.loop, "READ_STEPS", 3)
+    monkeypatch.setattr(train.engine.loop, "READ_STEPS", 3)
     train_tiny(tmp_path / "run", epochs=1)
     lines = json_lines(tmp_path / "run" / STEPS)
     assert [each["samples_seen"] for each in lines] == [15, 30, 36]  # steps 3, 6 and the last

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from train.logistic import Head, LogisticRegression, Samples, importance_of
+from train.engine.logistic import Head, LogisticRegression, Samples, importance_of
 
 CLASSES, DIMENSIONS = 3, 5
 

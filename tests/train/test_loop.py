@@ -17,15 +17,15 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import v2
 
-import train.loop
-import train.objective
+import train.engine.loop
+import train.method.objective
 from loaders.augment import AugmentConfig
 from shards.errors import JobError
-from train.batches import train_loader
-from train.checkpoint import BEST, LAST, load_content
-from train.log import CONFIG, LOG, METRICS, SUMMARY
-from train.resolve import resolve
-from train.schedule import cosine_per_epoch
+from train.checkpoints.checkpoint import BEST, LAST, load_content
+from train.config.resolve import resolve
+from train.method.batches import train_loader
+from train.method.schedule import cosine_per_epoch
+from train.runs.log import CONFIG, LOG, METRICS, SUMMARY
 
 MetricsOf = Callable[[Path], list[dict[str, Any]]]
 ROWS, TEST_IMAGES = 36, 6  # of the tiny shards
@@ -74,7 +74,7 @@ def resnet_run(
 ) -> Path:
     """One epoch of resnet18 by the command's own path, its speed estimate included."""
     out = tmp_path_factory.mktemp("resnet") / "run"
-    train.run.start_run(make_config(**RESNET), tiny_shards, out)
+    train.engine.run.start_run(make_config(**RESNET), tiny_shards, out)
     return out
 
 
@@ -105,13 +105,13 @@ def test_the_train_loss_weighs_the_short_last_batch_by_its_count(
 def losses_of_steps(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """The loss of each step of the runs to come, as the loop computes it."""
     losses: list[torch.Tensor] = []
-    plain = train.objective.Target.loss
+    plain = train.method.objective.Target.loss
 
     def noted(self: Any, logits: torch.Tensor, label_smoothing: float) -> torch.Tensor:
         losses.append(plain(self, logits, label_smoothing))
         return losses[-1]
 
-    monkeypatch.setattr(train.objective.Target, "loss", noted)
+    monkeypatch.setattr(train.method.objective.Target, "loss", noted)
     return losses
 
 
@@ -152,7 +152,7 @@ def test_fifty_steps_in_nchw_have_the_losses_of_a_plain_loop_to_the_last_bit(
     tiny_shards: Path, tmp_path: Path, make_config: Any, losses_of_steps: list[torch.Tensor]
 ) -> None:
     config = make_config(**RESNET | {"epochs": 10, "memory_format": "contiguous"})
-    train.run.start_run(config, tiny_shards, tmp_path / "run")
+    train.engine.run.start_run(config, tiny_shards, tmp_path / "run")
     assert len(losses_of_steps) == 50
     expected = textbook_losses(config, tiny_shards, like_ours=True)
     assert [each.item() for each in losses_of_steps] == expected
@@ -165,7 +165,7 @@ def test_in_64_bits_all_our_shortcuts_together_change_nothing(
     config = make_config(**RESNET | {"epochs": 4, "memory_format": "channels_last"})
     torch.set_default_dtype(torch.float64)
     try:
-        train.run.start_run(config, tiny_shards, tmp_path / "run")
+        train.engine.run.start_run(config, tiny_shards, tmp_path / "run")
         expected = textbook_losses(config, tiny_shards, like_ours=False)
     finally:
         torch.set_default_dtype(torch.float32)
@@ -196,14 +196,14 @@ class CountReads(TorchDispatchMode):
 def test_no_step_waits_for_the_device_but_those_whose_loss_is_read(
     tmp_path: Path, train_tiny: Any, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
-    reads, plain = [], train.loop.train_stretch
+    reads, plain = [], train.engine.loop.train_stretch
 
     def counted(session: Any) -> None:
         with CountReads() as counting:
             plain(session)
         reads.append(counting.reads)
 
-    monkeypatch.setattr(train.loop, "train_stretch", counted)
+    monkeypatch.setattr(train.engine.loop, "train_stretch", counted)
     mixed = AugmentConfig(mixup_prob=0.5, cutmix_prob=0.5)
     common = {
         "optimizer": optimizer, "epochs": 1, "clip_norm": 1.0, "decay_norm_and_bias": False,
@@ -211,7 +211,7 @@ def test_no_step_waits_for_the_device_but_those_whose_loss_is_read(
         "ema": 0.9, "start_size": 16, "micro_batch": 2,
     }  # fmt: skip
     train_tiny(tmp_path / "eight steps", **common)
-    monkeypatch.setattr(train.loop, "READ_STEPS", 2)
+    monkeypatch.setattr(train.engine.loop, "READ_STEPS", 2)
     train_tiny(tmp_path / "read every other step", **common)
     of_a_reading = 2  # the sum of the losses, and the last one for the curve
     assert reads == [of_a_reading * 1, of_a_reading * STEPS // 2]
@@ -341,8 +341,8 @@ def test_a_loss_that_is_no_number_is_found_at_the_next_reading(
         loss = cross_entropy(*args, **options)
         return loss * math.nan if calls == bad_step else loss
 
-    monkeypatch.setattr(train.loop, "READ_STEPS", 3)
-    monkeypatch.setattr(train.objective, "cross_entropy", spoiled)
+    monkeypatch.setattr(train.engine.loop, "READ_STEPS", 3)
+    monkeypatch.setattr(train.method.objective, "cross_entropy", spoiled)
     with pytest.raises(JobError, match=f"in epoch 1 between steps {first} and {last};"):
         train_tiny(tmp_path / "run")
 
@@ -351,7 +351,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_checkpoint(
     tmp_path: Path, train_tiny: Any, monkeypatch: pytest.MonkeyPatch, resume: Any
 ) -> None:
     rates = {0: 1e-3, 1: 1e30, 2: 1e-3}
-    monkeypatch.setattr(train.loop, "rate_at", lambda _, progress: rates[int(3 * progress)])
+    monkeypatch.setattr(train.engine.loop, "rate_at", lambda _, progress: rates[int(3 * progress)])
     kept = tmp_path / "run" / LAST
     with pytest.raises(JobError) as failed:
         train_tiny(tmp_path / "run")

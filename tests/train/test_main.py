@@ -14,10 +14,10 @@ import pytest
 
 from shards.format import MANIFEST_NAME, WORK_NAME
 from train.__main__ import main
-from train.log import CONFIG, SUMMARY
-from train.models import list_archs, list_timm_archs
-from train.recipes import RECIPES, create_recipe
-from train.settings import FIELDS, as_text, flatten
+from train.config.recipes import RECIPES, create_recipe
+from train.config.settings import FIELDS, as_text, flatten
+from train.method.models import list_archs, list_timm_archs
+from train.runs.log import CONFIG, SUMMARY
 
 REPO = Path(__file__).resolve().parents[2]
 ROWS = 36  # of the tiny shards
@@ -184,7 +184,7 @@ def test_a_shard_that_was_lost_is_named_before_anything_is_made(
 def test_a_batch_that_exceeds_the_memory_is_refused(
     refused: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("train.models.available_memory", lambda: 5 * 32 * 32 * 3 - 1)
+    monkeypatch.setattr("train.method.models.available_memory", lambda: 5 * 32 * 32 * 3 - 1)
     assert refused() == (
         "a batch of 5 images of 32 px takes 15.4 kB, and 15.4 kB of memory are free; choose a "
         "smaller --batch-size or --image-size"

@@ -13,7 +13,7 @@ from torchmetrics.classification import (
     MulticlassJaccardIndex,
 )
 
-from train.metrics import absent_classes, scores
+from train.scores.metrics import absent_classes, scores
 
 K = 6
 matrices = st.integers(1, 5).flatmap(

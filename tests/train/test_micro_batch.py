@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-import train.micro_batch
+import train.engine.micro_batch
 from shards.errors import UserError
-from train.micro_batch import fitting, fitting_micro_batch
-from train.models import create_model
-from train.resolve import resolve
+from train.config.resolve import resolve
+from train.engine.micro_batch import fitting, fitting_micro_batch
+from train.method.models import create_model
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_gpu_without_room_for_one_image_is_told_in_one_line() -> None:
 def test_trying_leaves_no_trace_in_the_model(
     make_config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, tried = train.micro_batch._step, []
+    plain, tried = train.engine.micro_batch._step, []
 
     def scarce(model: Any, image_size: int, images: int, *rest: Any) -> None:
         tried.append(images)
@@ -53,7 +53,7 @@ def test_trying_leaves_no_trace_in_the_model(
         if images > 3:
             raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(train.micro_batch, "_step", scarce)
+    monkeypatch.setattr(train.engine.micro_batch, "_step", scarce)
     config = make_config()
     model = create_model(config.arch, 3, config.mean, config.std)
     before = {name: each.clone() for name, each in model.state_dict().items()}

@@ -9,8 +9,8 @@ from torch import nn
 from torchvision.transforms import v2
 
 from shards.errors import UserError
-from train.models import Classifier, create_model, list_archs, list_timm_archs
-from train.recipes import create_recipe
+from train.config.recipes import create_recipe
+from train.method.models import Classifier, create_model, list_archs, list_timm_archs
 
 BASELINE = create_recipe("baseline")
 MEAN, STD = BASELINE.mean, BASELINE.std

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy, one_hot
 from loaders.augment import AugmentConfig
 from loaders.batch import Batch
 from loaders.mixing import draw_mixing
-from train.objective import micro_batches, prepare
-from train.recipes import create_recipe
+from train.config.recipes import create_recipe
+from train.method.objective import micro_batches, prepare
 
 SIZE, COUNT, CLASSES = 16, 8, 5
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from train.checkpoint import load_optimizer
-from train.optimizer import clip_gradients, create_optimizer, parameter_groups
+from train.checkpoints.checkpoint import load_optimizer
+from train.method.optimizer import clip_gradients, create_optimizer, parameter_groups
 
 CPU = torch.device("cpu")
 

@@ -10,9 +10,9 @@ import torch
 
 from shards.errors import UserError
 from train.compare import main
-from train.intervals import Interval
-from train.outputs import Outputs
-from train.paired import Difference, differences
+from train.scores.intervals import Interval
+from train.scores.outputs import Outputs
+from train.scores.paired import Difference, differences
 
 
 def model(right: float, seed: int, images: int = 600, classes: int = 5) -> Outputs:

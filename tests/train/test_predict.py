@@ -18,14 +18,14 @@ import torch
 from PIL import Image
 
 from shards.reader import ShardSet
-from train.answers import Answering
-from train.checkpoint import BEST, load_checkpoint
-from train.danger import NOTICE
-from train.photos import find_photos
+from train.checkpoints.checkpoint import BEST, load_checkpoint
+from train.inference.answers import Answering
+from train.inference.photos import find_photos
+from train.inference.prediction import open_predictor
+from train.inference.trained import open_trained
 from train.predict import main
-from train.prediction import open_predictor
-from train.species import taxonomy_of
-from train.trained import open_trained
+from train.scores.danger import NOTICE
+from train.scores.species import taxonomy_of
 
 TEST = "test"
 

@@ -11,10 +11,10 @@ import torch
 import torchvision
 
 from shards.errors import UserError
-from train.checkpoint import BEST, load_checkpoint
-from train.models import create_model
-from train.pretrained import imagenet_colours, load_start, with_start
-from train.recipes import create_recipe
+from train.checkpoints.checkpoint import BEST, load_checkpoint
+from train.checkpoints.pretrained import imagenet_colours, load_start, with_start
+from train.config.recipes import create_recipe
+from train.method.models import create_model
 
 ZEROS = ((0.0,) * 3, (1.0,) * 3)
 FIVE = 5

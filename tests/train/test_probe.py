@@ -11,20 +11,20 @@ import pytest
 import torch
 from torch import nn
 
-import train.probe
+import train.engine.probe
 from shards.errors import Interrupted, UserError
-from train.checkpoint import BEST, LAST, load_checkpoint
+from train.checkpoints.checkpoint import BEST, LAST, load_checkpoint
+from train.config.resolve import resolve
+from train.engine.features import Features, fast_network, last_layer
 from train.evaluate import main as evaluate_main
-from train.features import Features, fast_network, last_layer
-from train.log import LOG, SUMMARY
-from train.models import Classifier, create_model
-from train.resolve import resolve
+from train.method.models import Classifier, create_model
+from train.runs.log import LOG, SUMMARY
 
 
 @pytest.fixture(autouse=True)
 def few_penalties(monkeypatch: pytest.MonkeyPatch) -> None:
     """A path of two solutions: a fit takes a second where other programs are at work."""
-    monkeypatch.setattr(train.probe, "PENALTIES", (1.0, 0.1))
+    monkeypatch.setattr(train.engine.probe, "PENALTIES", (1.0, 0.1))
 
 
 ONLY = {"head": "only", "finetune_from": "start", "epochs": 2, "sampling": "natural"}
@@ -81,13 +81,13 @@ def test_a_stopped_probe_goes_on_with_the_passes_that_are_complete(
     with pytest.raises(Interrupted, match="the passes that are complete are kept, go on with: "):
         train_tiny(tmp_path / "run", **ONLY)
     extracted = []
-    extract = train.probe.extract
+    extract = train.engine.probe.extract
 
     def counting(*args: Any) -> Any:
         extracted.append(args[4])
         return extract(*args)
 
-    monkeypatch.setattr(train.probe, "extract", counting)
+    monkeypatch.setattr(train.engine.probe, "extract", counting)
     done = resume(tmp_path / "run")
     assert extracted == ["train-2", "val"]
     assert done["test"] == whole["test"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shards.format import Manifest, SplitInfo
-from train.published import (
+from train.scores.published import (
     CAUTIONS,
     IMAGE_SIZE,
     TEST_COUNT,

@@ -15,9 +15,9 @@ import torch
 from onnx import TensorProto, helper
 
 from loaders.batch import Batch
-from train.checkpoint import BEST, load_content, save_checkpoint
+from train.checkpoints.checkpoint import BEST, load_content, save_checkpoint
 from train.export import main
-from train.quantised import measure_cost
+from train.inference.quantised import measure_cost
 
 
 def brightest_channel(path: Path, scale: float) -> Path:

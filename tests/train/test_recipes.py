@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from loaders.augment import AugmentConfig
 from shards.errors import UserError
-from train.config import TrainConfig
-from train.recipes import RECIPES, create_recipe, describe_recipes
+from train.config.config import TrainConfig
+from train.config.recipes import RECIPES, create_recipe, describe_recipes
 
 PUBLISHED: dict[str, Any] = {
     "recipe": "baseline",

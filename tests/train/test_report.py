@@ -15,13 +15,13 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from train.evaluate import main as evaluate_main
-from train.log import CONFIG, SUMMARY
 from train.report.__main__ import main
 from train.report.content import Content, read_content
 from train.report.figures import iou_colour
 from train.report.model_card import model_card
 from train.report.run_page import run_page
-from train.species import taxonomy_of
+from train.runs.log import CONFIG, SUMMARY
+from train.scores.species import taxonomy_of
 
 HOSTILE = ("<script>alert(1)</script>", "</script><img src=x onerror=alert(2)>", "{{ 7 * 7 }} & co")
 

@@ -11,11 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import train.announce
+import train.engine.announce
 from shards.errors import Interrupted
-from train.log import STEPS
-from train.models import Classifier
-from train.resolution import MOST_SIZES, mean_area, training_size, training_sizes
+from train.config.resolution import MOST_SIZES, mean_area, training_size, training_sizes
+from train.method.models import Classifier
+from train.runs.log import STEPS
 
 Sizes = tuple[int, ...]
 
@@ -86,10 +86,10 @@ def test_a_run_grows_in_the_middle_of_an_epoch_and_is_evaluated_at_its_own_size(
         return plain(self, images)
 
     monkeypatch.setattr(
-        train.announce, "quicker_way", lambda *_: seen.clear()
+        train.engine.announce, "quicker_way", lambda *_: seen.clear()
     )  # the estimate is over
     monkeypatch.setattr(Classifier, "forward", noted)
-    monkeypatch.setattr("train.loop.READ_STEPS", 1)
+    monkeypatch.setattr("train.engine.loop.READ_STEPS", 1)
     train_tiny(tmp_path / "run", **GROWING)
     assert [side for training, side in seen if training] == [32] * 12 + [48] * 12
     assert {side for training, side in seen if not training} == {64}

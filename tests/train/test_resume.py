@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-import train.loop
-import train.run
+import train.engine.loop
+import train.engine.run
 from shards.errors import Interrupted
 from train.__main__ import main
-from train.checkpoint import BEST, LAST, load_content, previous, save_checkpoint
-from train.log import LOG, SUMMARY
-from train.recipes import create_recipe
+from train.checkpoints.checkpoint import BEST, LAST, load_content, previous, save_checkpoint
+from train.config.recipes import create_recipe
+from train.runs.log import LOG, SUMMARY
 
 OutcomeOf = Callable[[Path], dict[str, Any]]
 ROWS = 36
@@ -75,7 +75,7 @@ def test_a_run_stopped_again_and_again_equals_the_unbroken_one(
     stops = 1
     while not (tmp_path / "run" / SUMMARY).exists():
         try:
-            train.run.resume_run(tmp_path / "run", None)
+            train.engine.run.resume_run(tmp_path / "run", None)
         except Interrupted:
             stops += 1
     assert stops > 6
@@ -164,12 +164,12 @@ def test_seconds_and_samples_add_up_over_sessions(
 
 @contextmanager
 def dying(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> Iterator[None]:
-    """The process ends at the ``call``-th use of ``train.loop``'s ``name``: nothing is saved."""
+    """The process ends at the ``call``-th use of ``train.engine.loop``'s ``name``: nothing is saved."""
 
     class Killed(BaseException):
         pass
 
-    original, calls = getattr(train.loop, name), 0
+    original, calls = getattr(train.engine.loop, name), 0
 
     def fatal(*args: Any, **options: Any) -> Any:
         nonlocal calls
@@ -179,7 +179,7 @@ def dying(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> Iterator[Non
         return original(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.loop, name, fatal)
+        patch.setattr(train.engine.loop, name, fatal)
         try:
             yield
         except Killed:
@@ -236,7 +236,7 @@ def test_a_kill_between_the_writes_of_last_and_best_loses_no_best_epoch(
     val_hits(*hits)  # each epoch is evaluated once: none is trained again for the best one's sake
     with dying(monkeypatch, "save", save):
         train_tiny(tmp_path / "killed")
-    train.run.resume_run(tmp_path / "killed", None)
+    train.engine.run.resume_run(tmp_path / "killed", None)
     ours, theirs = outcome_of(tmp_path / "killed"), outcome_of(tmp_path / "unbroken")
     assert ours == theirs
     assert ours["best progress"]["epoch"] == 1 + hits.index(max(hits))
@@ -276,7 +276,7 @@ def test_a_run_killed_before_its_test_row_needs_no_more_training(
 ) -> None:
     run = Path(shutil.copytree(finished_run, tmp_path / "run"))
     (run / SUMMARY).unlink()
-    monkeypatch.setattr(train.loop, "take_step", None)  # whoever calls it fails
+    monkeypatch.setattr(train.engine.loop, "take_step", None)  # whoever calls it fails
     resume(run)
     assert outcome_of(run) == outcome_of(finished_run)
 
@@ -303,7 +303,7 @@ def unbroken(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         arch="shufflenet_v2_x0_5", image_size=32, batch_size=6, epochs=6, device="cpu",
         precision="fp32",
     )  # fmt: skip
-    train.run.start_run(config, tiny_shards, out)
+    train.engine.run.start_run(config, tiny_shards, out)
     return out
 
 
@@ -355,11 +355,11 @@ def test_a_program_stopped_by_a_signal_saves_and_can_be_resumed(
 
 KILL_BETWEEN = """
 import os, signal, sys
-import train.loop
+import train.engine.loop
 from train.__main__ import main
 from shards.commands import run
 
-original, saves = train.loop.save, 0
+original, saves = train.engine.loop.save, 0
 
 def save(session, name):
     global saves
@@ -368,7 +368,7 @@ def save(session, name):
         os.kill(os.getpid(), signal.SIGKILL)
     original(session, name)
 
-train.loop.save = save
+train.engine.loop.save = save
 run(main, "train")
 """
 

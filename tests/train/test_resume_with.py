@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-import train.loop
-import train.run
+import train.engine.loop
+import train.engine.run
 from shards.errors import Interrupted
 from train.__main__ import main
-from train.checkpoint import LAST, load_content
-from train.interrupt import StopRequest
-from train.log import LOG, SUMMARY
+from train.checkpoints.checkpoint import LAST, load_content
+from train.runs.interrupt import StopRequest
+from train.runs.log import LOG, SUMMARY
 
 OutcomeOf = Callable[[Path], dict[str, Any]]
 
@@ -31,8 +31,8 @@ def test_what_differs_from_the_saved_run_is_named(
     stop_after(3)
     with pytest.raises(Interrupted):
         train_tiny(tmp_path / "run", epochs=1)
-    now = train.run.versions() | {"torch": "9.9"}
-    monkeypatch.setattr(train.run, "versions", lambda: now)
+    now = train.engine.run.versions() | {"torch": "9.9"}
+    monkeypatch.setattr(train.engine.run, "versions", lambda: now)
     resume(tmp_path / "run")
     assert "note: torch is 9.9 now, was " in (tmp_path / "run" / LOG).read_text()
 
@@ -48,7 +48,7 @@ def stopped_run(tmp_path: Path, train_tiny: Any, stop_after: Any) -> Path:
 def test_another_order_of_samples_is_refused_in_one_line_with_both_hashes(
     stopped_run: Path, command_line: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, hashes = train.run.train_loader, []
+    original, hashes = train.engine.run.train_loader, []
 
     def reordered(config: Any, *args: Any) -> Any:
         loader = original(replace(config, seed=config.seed + 1), *args)
@@ -56,7 +56,7 @@ def test_another_order_of_samples_is_refused_in_one_line_with_both_hashes(
         return loader
 
     content, before = load_content(stopped_run / LAST), (stopped_run / LAST).read_bytes()
-    monkeypatch.setattr(train.run, "train_loader", reordered)
+    monkeypatch.setattr(train.engine.run, "train_loader", reordered)
     ended = command_line(main, "--resume", stopped_run)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == (
@@ -153,7 +153,7 @@ def test_the_command_goes_on_with_a_run(
     stopped_run: Path, command_line: Any, finished_run: Path, outcome_of: OutcomeOf
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.run, "StopRequest", StopRequest)
+        patch.setattr(train.engine.run, "StopRequest", StopRequest)
         ended = command_line(main, "--resume", stopped_run)
     assert (ended.code, ended.err) == (0, "")
     assert outcome_of(stopped_run) == outcome_of(finished_run)

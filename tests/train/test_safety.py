@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-import train.objective
-import train.safety
-import train.saving
+import train.config.safety
+import train.method.objective
+import train.runs.saving
 from train.__main__ import main
-from train.checkpoint import LAST, load_checkpoint, load_content, previous
-from train.log import LOG, SUMMARY
-from train.run import resume_run, start_run
-from train.safety import Safety, parse_duration
+from train.checkpoints.checkpoint import LAST, load_checkpoint, load_content, previous
+from train.config.safety import Safety, parse_duration
+from train.engine.run import resume_run, start_run
+from train.runs.log import LOG, SUMMARY
 
 STEPS, VAL_BATCHES = 8, 2  # of an epoch of the tiny shards
 
@@ -76,7 +76,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
             seconds += per_look_s
             return seconds
 
-        monkeypatch.setattr(train.safety, "time", SimpleNamespace(monotonic=look))
+        monkeypatch.setattr(train.config.safety, "time", SimpleNamespace(monotonic=look))
 
     return start
 
@@ -96,7 +96,7 @@ def test_a_run_that_comes_to_its_limit_again_and_again_equals_the_unbroken_one(
         assert ended.err.endswith(f'go on with: python -m train --resume "{folder}"\n')
         assert (folder / LOG).read_text().endswith(ended.err)
         clock(1.0)
-        monkeypatch.setattr("train.__main__.STARTED", train.safety.time.monotonic())
+        monkeypatch.setattr("train.__main__.STARTED", train.config.safety.time.monotonic())
         ended = command_line(main, "--resume", folder, "--time-limit", f"{limit_s}s")
         sessions += 1
     assert sessions >= 2
@@ -112,7 +112,7 @@ def test_a_kill_costs_at_most_so_many_steps_and_changes_nothing(
     tmp_path: Path, make_config: Any, tiny_shards: Path, finished_run: Path, outcome_of: Any,
     monkeypatch: pytest.MonkeyPatch, call: int, every: int,
 ) -> None:  # fmt: skip
-    original, calls = train.objective.cross_entropy, 0
+    original, calls = train.method.objective.cross_entropy, 0
 
     def fatal(*args: Any, **options: Any) -> Any:
         nonlocal calls
@@ -123,7 +123,7 @@ def test_a_kill_costs_at_most_so_many_steps_and_changes_nothing(
 
     safety = Safety(checkpoint_every_s=None, checkpoint_every_steps=every)
     with monkeypatch.context() as patch:
-        patch.setattr(train.objective, "cross_entropy", fatal)
+        patch.setattr(train.method.objective, "cross_entropy", fatal)
         with pytest.raises(Killed):
             start_run(make_config(), tiny_shards, tmp_path / "run", safety)
     done = load_checkpoint(tmp_path / "run" / LAST).progress
@@ -135,13 +135,13 @@ def test_a_kill_costs_at_most_so_many_steps_and_changes_nothing(
 def test_checkpoints_are_written_in_time_during_evaluation_too(
     tmp_path: Path, make_config: Any, tiny_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, saved = train.saving.save_checkpoint, []
+    original, saved = train.runs.saving.save_checkpoint, []
 
     def record(path: Path, content: dict[str, Any]) -> None:
         saved.append((path.name, content["progress"]["epoch"], content["progress"]["step"]))
         original(path, content)
 
-    monkeypatch.setattr(train.saving, "save_checkpoint", record)
+    monkeypatch.setattr(train.runs.saving, "save_checkpoint", record)
     always = Safety(checkpoint_every_s=0.0)
     start_run(make_config(epochs=1), tiny_shards, tmp_path / "run", always)
     in_steps = [(LAST, 0, step) for step in range(1, STEPS + 1)]
@@ -164,7 +164,7 @@ def test_a_run_can_be_resumed_from_its_first_moment_on(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("train.run.fit", killed)
+        patch.setattr("train.engine.run.fit", killed)
         with pytest.raises(Killed):
             start_run(make_config(), tiny_shards, tmp_path / "run")
     resume_run(tmp_path / "run")
@@ -176,7 +176,7 @@ def killed_run(
     tmp_path: Path, make_config: Any, tiny_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """Killed in the third epoch, with a checkpoint after each step."""
-    original, calls = train.objective.cross_entropy, 0
+    original, calls = train.method.objective.cross_entropy, 0
 
     def fatal(*args: Any, **options: Any) -> Any:
         nonlocal calls
@@ -186,7 +186,7 @@ def killed_run(
         return original(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.objective, "cross_entropy", fatal)
+        patch.setattr(train.method.objective, "cross_entropy", fatal)
         with pytest.raises(Killed):
             start_run(
                 make_config(), tiny_shards, tmp_path / "run", Safety(checkpoint_every_steps=1)

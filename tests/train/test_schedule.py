@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from train.config import TrainConfig
-from train.length import StepCount
-from train.recipes import create_recipe
-from train.schedule import cosine_per_epoch, rate_at
+from train.config.config import TrainConfig
+from train.config.length import StepCount
+from train.config.recipes import create_recipe
+from train.method.schedule import cosine_per_epoch, rate_at
 
 
 @pytest.mark.parametrize(("epochs", "lr", "min_lr"), [(20, 1e-3, 1e-6), (1, 0.1, 0.0), (7, 2, 1)])

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from shards.errors import UserError
-from train.search import Param, Request, Study, library, read_param
-from train.sweep_run import Outcome
+from train.sweeps.search import Param, Request, Study, library, read_param
+from train.sweeps.sweep_run import Outcome
 
 pytest.importorskip("optuna")
 LR, SIZE = Param("lr", 1e-4, 1e-2, log=True), Param("image_size", 32, 96, step=32)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from loaders.augment import AugmentConfig
 from shards.errors import UserError
 from train.__main__ import main
-from train.config import TrainConfig
-from train.recipes import create_recipe
-from train.settings import (
+from train.config.config import TrainConfig
+from train.config.recipes import create_recipe
+from train.config.settings import (
     FIELDS,
     Layer,
     Settings,

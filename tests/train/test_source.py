@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from shards.errors import UserError
 from shards.format import Manifest
 from train.__main__ import main
+from train.config.source import ShardSource, recorded_source, shard_source
 from train.evaluate import main as evaluate
-from train.source import ShardSource, recorded_source, shard_source
 
 TINY = ["--image-size", "32", "--epochs", "1", "--batch-size", "8", "--device", "cpu"]
 TINY += ["--threads", "1", "--precision", "fp32", "--compile", "off"]

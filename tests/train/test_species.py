@@ -8,8 +8,16 @@ import pytest
 import torch
 
 from shards.errors import UserError
-from train.published import published_class_names
-from train.species import COLUMNS, RANKS, ROOT, parse_table, read_table, shipped_table, taxonomy_of
+from train.scores.published import published_class_names
+from train.scores.species import (
+    COLUMNS,
+    RANKS,
+    ROOT,
+    parse_table,
+    read_table,
+    shipped_table,
+    taxonomy_of,
+)
 
 HEADER = ",".join(COLUMNS)
 

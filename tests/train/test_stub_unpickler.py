@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.errors import UserError
-from train.stub_unpickler import Stub, load_inert
+from train.checkpoints.stub_unpickler import Stub, load_inert
 
 
 def saved(tmp_path: Path, content: Any) -> Path:

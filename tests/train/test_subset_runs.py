@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from shards.errors import Interrupted
-from train.batches import count_eval_images, eval_loader, train_loader
-from train.checkpoint import BEST, load_checkpoint
-from train.config import TrainConfig
+from train.checkpoints.checkpoint import BEST, load_checkpoint
+from train.config.config import TrainConfig
+from train.config.resolve import resolve
 from train.evaluate import main as evaluate_main
-from train.log import CONFIG, SUMMARY
-from train.resolve import resolve
+from train.method.batches import count_eval_images, eval_loader, train_loader
+from train.runs.log import CONFIG, SUMMARY
 
 SAMPLES = 24  # distinct training photographs of the tiny shards: 12, 8 and 4 a class
 BOLETUS = "Boletus edulis"

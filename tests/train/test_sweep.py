@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-import train.sweep_run
-from train.checkpoint import LAST, previous
-from train.log import CONFIG, SUMMARY
+import train.sweeps.sweep_run
+from train.checkpoints.checkpoint import LAST, previous
+from train.runs.log import CONFIG, SUMMARY
 from train.sweep import main
-from train.sweep_report import FAILED, RESULTS
+from train.sweeps.sweep_report import FAILED, RESULTS
 
 REPO = Path(__file__).resolve().parents[2]
 SMALL = {
@@ -129,7 +129,7 @@ def test_an_error_nobody_foresaw_is_kept_with_its_traceback_and_tried_again(
     sweep: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "sweep"
-    real = train.sweep_run.start_run
+    real = train.sweeps.sweep_run.start_run
 
     def broken(config: Any, source: Any, place: Path, safety: Any) -> Any:
         if config.seed == 1:
@@ -137,15 +137,15 @@ def test_an_error_nobody_foresaw_is_kept_with_its_traceback_and_tried_again(
             raise RuntimeError("CUDA out of memory\nand so on")
         return real(config, source, place, safety)
 
-    monkeypatch.setattr(train.sweep_run, "start_run", broken)
+    monkeypatch.setattr(train.sweeps.sweep_run, "start_run", broken)
     ended = sweep("--seed", "1,2")
     assert ended.code == 1
     (failed,) = rows(folder / FAILED)
     assert failed["error"] == "RuntimeError: CUDA out of memory"
-    trace = (Path(failed["run"]) / train.sweep_run.TRACEBACK).read_text()
+    trace = (Path(failed["run"]) / train.sweeps.sweep_run.TRACEBACK).read_text()
     assert trace.startswith("Traceback ")
     assert "and so on" in trace
-    monkeypatch.setattr(train.sweep_run, "start_run", real)
+    monkeypatch.setattr(train.sweeps.sweep_run, "start_run", real)
     again = sweep("--seed", "1,2")
     assert again.code == 0, again.err
     assert not (folder / FAILED).exists()

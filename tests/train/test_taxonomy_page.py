@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from train.report.sunburst import EDIBILITY_COLOURS, SPECIES, edibility_sunburst, tree_nodes
 from train.report.taxonomy_page import taxonomy_page
-from train.species import COLUMNS, RANKS, read_table, shipped_table, taxonomy_of
+from train.scores.species import COLUMNS, RANKS, read_table, shipped_table, taxonomy_of
 from train.taxonomy import main
 
 TABLE = Path(__file__).resolve().parents[2] / "train" / "data" / "species.csv"

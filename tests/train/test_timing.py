@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-import train.evaluation
-import train.loop
-import train.run
+import train.engine.loop
+import train.engine.run
+import train.scores.evaluation
 from loaders.batch import Batch
 from loaders.span import Span
-from train.checkpoint import Progressed
-from train.log import SUMMARY, RunLog
-from train.timing import StepTimes, add_up
+from train.checkpoints.checkpoint import Progressed
+from train.runs.log import SUMMARY, RunLog
+from train.runs.timing import StepTimes, add_up
 
 PARTS = ("wait", "copy", "step", "evaluation", "logging")
 STEPS, VAL_BATCHES = 8, 2
@@ -45,7 +45,7 @@ class Clock:
 
 
 def slow_loader(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    plain = train.run.train_loader
+    plain = train.engine.run.train_loader
 
     def slow(*args: Any) -> Any:
         loader = plain(*args)
@@ -59,15 +59,19 @@ def slow_loader(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
         monkeypatch.setattr(loader, "epoch", batches)
         return loader
 
-    monkeypatch.setattr(train.run, "train_loader", slow)
+    monkeypatch.setattr(train.engine.run, "train_loader", slow)
 
 
 def slow_step(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    monkeypatch.setattr(train.loop, "add_gradients", clock.slowly(train.loop.add_gradients))
+    monkeypatch.setattr(
+        train.engine.loop, "add_gradients", clock.slowly(train.engine.loop.add_gradients)
+    )
 
 
 def slow_evaluation(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    monkeypatch.setattr(train.evaluation, "padded", clock.slowly(train.evaluation.padded))
+    monkeypatch.setattr(
+        train.scores.evaluation, "padded", clock.slowly(train.scores.evaluation.padded)
+    )
 
 
 def slow_logging(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from shards.errors import Interrupted, JobError
-from train.batches import train_loader, val_loader
-from train.checkpoint import BEST, LAST
-from train.deterministic import refusals_as_job_errors, set_deterministic
-from train.log import LOG, METRICS, SUMMARY
-from train.profiling import TRACE
-from train.resolve import resolve
+from train.checkpoints.checkpoint import BEST, LAST
+from train.config.deterministic import refusals_as_job_errors, set_deterministic
+from train.config.resolve import resolve
+from train.engine.profiling import TRACE
+from train.method.batches import train_loader, val_loader
+from train.runs.log import LOG, METRICS, SUMMARY
 
 ROWS = 36  # of the tiny shards; eight batches of five, the last of one
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-import train.run
+import train.engine.run
 from shards.errors import Interrupted
-from train.checkpoint import LAST
-from train.interrupt import StopRequest
-from train.log import CONFIG, SUMMARY
+from train.checkpoints.checkpoint import LAST
+from train.runs.interrupt import StopRequest
+from train.runs.log import CONFIG, SUMMARY
 
 RUNS = Path("runs")
 
@@ -26,7 +26,7 @@ def stopped(train_tiny: Any, stop_after: Any, monkeypatch: pytest.MonkeyPatch) -
         stop_after(3)
         with pytest.raises(Interrupted):
             train_tiny(folder, **fields)
-        monkeypatch.setattr(train.run, "StopRequest", StopRequest)
+        monkeypatch.setattr(train.engine.run, "StopRequest", StopRequest)
         saved = (folder / LAST).stat().st_mtime - age_s
         os.utime(folder / LAST, (saved, saved))
         return folder

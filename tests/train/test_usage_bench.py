@@ -11,8 +11,8 @@ import torch
 
 from bench.__main__ import cli
 from bench.resplits import resplit
-from train.calibration import negative_log_likelihood
-from train.outputs import Outputs
+from train.scores.calibration import negative_log_likelihood
+from train.scores.outputs import Outputs
 
 
 def test_prediction_is_measured_beside_evaluation(

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
-import train.wandb_log
+import train.runs.wandb_log
 from shards.errors import UserError
-from train.log import RunLog
-from train.wandb_log import PREFIX, RUN_ID, check_wandb
+from train.runs.log import RunLog
+from train.runs.wandb_log import PREFIX, RUN_ID, check_wandb
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -119,7 +119,7 @@ def test_settings_come_from_the_env_file_and_the_environment_stands(
     )
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     check_wandb()
-    environment = train.wandb_log.os.environ
+    environment = train.runs.wandb_log.os.environ
     assert environment["WANDB_MODE"] == "offline"
     assert environment["WANDB_PROJECT"] == "mine"
     assert "WANDB_API_KEY" not in environment  # an empty value is none
@@ -155,7 +155,7 @@ def test_wandb_sees_what_tensorboard_sees(
 def test_a_resumed_run_goes_on_as_the_same_run(fake: FakeWandb, tmp_path: Path) -> None:
     identities = []
     for _ in range(2):
-        run = train.wandb_log.WandbRun(tmp_path, {})
+        run = train.runs.wandb_log.WandbRun(tmp_path, {})
         identities.append((fake.started["id"], fake.started["resume"]))
         run.close()
     assert identities[0] == identities[1]
@@ -165,7 +165,7 @@ def test_a_resumed_run_goes_on_as_the_same_run(fake: FakeWandb, tmp_path: Path) 
 def test_a_refusal_at_the_start_is_one_line(fake: FakeWandb, tmp_path: Path) -> None:
     fake.refusal = fake.errors.Error("project not found")
     with pytest.raises(UserError, match=r"^--wandb: project not found; set WANDB_API_KEY"):
-        train.wandb_log.WandbRun(tmp_path, {})
+        train.runs.wandb_log.WandbRun(tmp_path, {})
 
 
 @pytest.mark.slow
@@ -175,7 +175,7 @@ def test_an_offline_run_of_the_real_client_holds_the_curves_and_pictures(
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     check_wandb()
-    log = RunLog(tmp_path, wandb=train.wandb_log.WandbRun(tmp_path, {"arch": "tinynet"}))
+    log = RunLog(tmp_path, wandb=train.runs.wandb_log.WandbRun(tmp_path, {"arch": "tinynet"}))
     log.metrics(1, 36, {"val/miou": 0.25})
     log.figures(36, {"val/confusion": np.zeros((8, 8, 3), np.uint8)})
     log.result({}, {"best/val_miou": 0.25})

@@ -11,9 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from shards.errors import UserError
-from train.models import classifier_layer, create_model
-from train.recipes import PACKAGED_MEAN, PACKAGED_STD
-from train.weights import (
+from train.checkpoints.weights import (
     Weights,
     key_report,
     load_packaged,
@@ -21,6 +19,8 @@ from train.weights import (
     packaged_file,
     read_weights,
 )
+from train.config.recipes import PACKAGED_MEAN, PACKAGED_STD
+from train.method.models import classifier_layer, create_model
 
 LITE0 = "tf_efficientnet_lite0"
 TINY = "resnet10t"  # of timm, a megabyte or twenty

@@ -18,8 +18,8 @@ from torchvision.models._api import BUILTIN_MODELS
 
 import shards.commands
 import train.__main__
-import train.run
-import train.unfinished
+import train.engine.run
+import train.runs.unfinished
 
 
 def restless(*, weights: None = None, num_classes: int = 1000) -> nn.Module:

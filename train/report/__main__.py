@@ -8,8 +8,8 @@ import click
 
 from shards.commands import HELP, run
 from shards.writer import write_file
-from train.interrupt import importing
-from train.writable import check_writable
+from train.runs.interrupt import importing
+from train.runs.writable import check_writable
 
 
 @click.command(context_settings=HELP)

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from train.answers import Answer
-from train.danger import NOTICE
+from train.inference.answers import Answer
 from train.report.gallery import jpeg_url
 from train.report.page import render
+from train.scores.danger import NOTICE
 
 
 @dataclass(slots=True)

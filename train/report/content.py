@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import UserError
-from train.assessment import assess, full_row
-from train.batches import count_eval_images, stored_split
-from train.evaluation import published_lines
-from train.log import CONFIG, METRICS, SUMMARY
-from train.outputs import Outputs
+from train.inference.trained import open_trained
+from train.method.batches import count_eval_images, stored_split
 from train.report.gallery import Mistake, worst_mistakes
-from train.species import Taxonomy, taxonomy_of
-from train.trained import open_trained
+from train.runs.log import CONFIG, METRICS, SUMMARY
+from train.scores.assessment import assess, full_row
+from train.scores.evaluation import published_lines
+from train.scores.outputs import Outputs
+from train.scores.species import Taxonomy, taxonomy_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from train.metrics import class_scores, merged
 from train.report.page import plain
 from train.report.sunburst import SPECIES, sunburst, tree_nodes
-from train.species import RANKS, Taxonomy
+from train.scores.metrics import class_scores, merged
+from train.scores.species import RANKS, Taxonomy
 
 ACCENT, SECOND, THIRD, SOFT = "#2f6b3c", "#b3202a", "#3b64a0", "#9aa39a"
 MARGIN = {"t": 30, "l": 55, "r": 15, "b": 45}

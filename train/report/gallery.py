@@ -13,7 +13,7 @@ import simplejpeg
 
 from loaders.decode import decode
 from shards.reader import ShardSet, Split
-from train.outputs import Outputs
+from train.scores.outputs import Outputs
 
 SHOWN = 24
 SIDE = 200

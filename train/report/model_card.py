@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from shards.machine import human_time
-from train.danger import NOTICE
 from train.report.content import Content
+from train.scores.danger import NOTICE
 
 CARD = "MODEL_CARD.md"
 

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from shards.machine import human_time
-from train.danger import NOTICE
 from train.report.content import Content
 from train.report.figures import (
     confusion_map,
@@ -16,6 +15,7 @@ from train.report.figures import (
     reliability_diagram,
 )
 from train.report.page import render
+from train.scores.danger import NOTICE
 
 RESULTS = (("miou", "mIoU"), ("mf1", "mF1"), ("oa", "OA"), ("top5", "top-5"))
 RANK_NAMES = ("genus", "family", "order", "synonyms_merged")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from train.report.page import plain
-from train.species import RANKS, Taxonomy
+from train.scores.species import RANKS, Taxonomy
 
 SPECIES = "species"
 EDIBILITY_COLOURS = {

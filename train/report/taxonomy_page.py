@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from train.danger import NOTICE
 from train.report.page import render
 from train.report.sunburst import EDIBILITY_COLOURS, edibility_sunburst
-from train.species import Taxonomy
+from train.scores.danger import NOTICE
+from train.scores.species import Taxonomy
 
 
 def taxonomy_page(taxonomy: Taxonomy) -> str:

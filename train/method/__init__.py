@@ -1,0 +1,1 @@
+"""What a run computes with: model, objective, optimizer, schedule, batches."""

@@ -1,0 +1,1 @@
+"""The life of a run: its state, what it saves and logs, how it stops and goes on."""
