@@ -1,4 +1,4 @@
-"""The one dependency rule: shards < preprocess < loaders < train < bench."""
+"""The one dependency rule: shards < preprocess < loaders < train < bench, and the same among the parts of train."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 ORDER = ("shards", "preprocess", "loaders", "train", "bench")
 OURS = {*ORDER, "tests"}
+PARTS = (
+    "config",
+    "method",
+    "scores",
+    "checkpoints",
+    "runs",
+    "engine",
+    "sweeps",
+    "inference",
+    "report",
+)  # of train; its commands, `train/*.py`, come last
 FOREIGN_TO_TORCH = ("shards", "preprocess")
 
 
@@ -66,6 +77,19 @@ def layering_violations(root: Path, package: str) -> list[str]:
     return violations
 
 
+def part_violations(root: Path) -> list[str]:
+    """Modules in a part of train that import a later part, or a command."""
+    violations = []
+    for part in PARTS:
+        allowed = PARTS[: PARTS.index(part) + 1]
+        for path in python_files(root / "train" / part):
+            names = [name.split(".") for name in imports_of(path, root)]
+            used = {parts[1] for parts in names if parts[0] == "train" and len(parts) > 1}
+            if bad := sorted(used - set(allowed)):
+                violations.append(f"{path.relative_to(root)} imports train's {bad}")
+    return violations
+
+
 def loaded_by(root: Path, module: str) -> set[str]:
     """Every name that importing ``module`` imports, its own modules' imports followed."""
     files = {dotted(path, root): path for each in ORDER for path in python_files(root / each)}
@@ -96,6 +120,26 @@ def commands(root: Path) -> set[str]:
 @pytest.mark.parametrize("package", ORDER)
 def test_a_package_imports_only_those_before_it(package: str) -> None:
     assert not layering_violations(REPO, package)
+
+
+def test_the_parts_of_train_have_an_order_of_their_own() -> None:
+    folders = {path.parent.name for path in (REPO / "train").glob("*/__init__.py")}
+    assert folders == set(PARTS)
+    assert not part_violations(REPO)
+
+
+def test_a_part_of_train_that_imports_a_later_one_is_found(tmp_path: Path) -> None:
+    for name, text in (
+        ("config/good.py", "from train.config import device\n"),
+        ("scores/bad.py", "from train.engine.loop import fit\n"),
+        ("runs/worse.py", "from train import evaluate\n"),
+    ):
+        (tmp_path / "train" / name).parent.mkdir(parents=True)
+        (tmp_path / "train" / name).write_text(text)
+    assert part_violations(tmp_path) == [
+        "train/scores/bad.py imports train's ['engine']",
+        "train/runs/worse.py imports train's ['evaluate']",
+    ]
 
 
 @pytest.mark.parametrize("package", ORDER)
