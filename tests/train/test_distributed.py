@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from shards.errors import UserError
 from train.checkpoints.checkpoint import LAST, load_checkpoint, load_content
@@ -321,6 +322,32 @@ def test_a_head_is_not_fitted_by_several_processes(
     distributed.check_processes(config)
     monkeypatch.setattr(distributed, "size", lambda: 2)
     with pytest.raises(UserError, match=r"^--head fitted fits the last layer in one process, and "):
+        distributed.check_processes(config)
+
+
+def test_batch_normalisation_over_all_processes_shares_weights_and_statistics(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(distributed, "DistributedDataParallel", lambda model, **_: model)
+    for sync, kind in ((False, nn.BatchNorm2d), (True, nn.SyncBatchNorm)):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        before = dict(model.state_dict(keep_vars=True))
+        made = distributed.parallel(model, sync_batchnorm=sync)
+        after = made.state_dict(keep_vars=True)
+        assert type(made[1]) is kind  # type: ignore[index]
+        assert list(after) == list(before)
+        assert all(after[name] is each for name, each in before.items())
+
+
+def test_batch_normalisation_over_all_processes_is_for_gpus(
+    monkeypatch: pytest.MonkeyPatch, make_config: Any
+) -> None:
+    config = make_config(sync_batchnorm=True)
+    distributed.check_processes(config)  # of one process it changes nothing
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"^--sync-batchnorm works on CUDA devices alone "):
         distributed.check_processes(config)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -409,9 +410,33 @@ def test_one_epoch_is_not_one_epochs(train_command: TrainCommand, tmp_path: Path
     assert "1 epoch of 36 images" in train_command("--out", tmp_path / "run").out
 
 
-def test_a_mistake_shows_no_traceback_in_a_real_program(run_command: Any, tmp_path: Path) -> None:
-    done = run_command("train", "--arch", "resnet5O", "--out", tmp_path / "run")
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--recipe", "basline", "unknown recipe 'basline'; did you mean 'baseline'?"),
+        pytest.param(  # which takes the import of torch
+            "--arch", "resnet5O", "unknown arch 'resnet5O'; did you mean 'resnet50'?",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_a_mistake_shows_no_traceback_in_a_real_program(
+    run_command: Any, tmp_path: Path, option: str, value: str, message: str
+) -> None:
+    done = run_command("train", option, value, "--out", tmp_path / "run")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: unknown arch 'resnet5O'; did you mean 'resnet50'?")
+    assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_shows_before_torch_is_imported(
+    command_line: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "train.engine.run", None)  # whoever imports it fails
+    ended = command_line(main, "--lr", "1e-7")
+    assert (ended.code, ended.err) == (2, "error: min_lr 1e-06 is above lr 1e-07\n")
+    ended = command_line(main, "--resume", "run", "--lr", "1")
+    assert (ended.code, ended.err) == (
+        2, "error: --resume goes on with the run's own configuration; drop --lr, or start a new run\n"
+    )  # fmt: skip
