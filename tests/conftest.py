@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import importlib.util
 import os
 import shutil
@@ -71,6 +72,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("dali"):
                 item.add_marker(pytest.mark.skip(reason="nvidia.dali is not installed"))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported for the tests is garbage to none of them: searching it took most of closing DALI."""
+    gc.collect()
+    gc.freeze()
 
 
 def draw_photo(rng: np.random.Generator, width: int, height: int) -> Pixels:

@@ -15,10 +15,9 @@ echo "$(basename "$0") $*" >> "$CALLS"
 """
 
 
-@pytest.mark.parametrize("restarts", ["", "0", "2"])
 @pytest.mark.parametrize(
-    ("ends_with", "requeued"),
-    [(0, False), (1, False), (2, False), (124, True), (130, False), (143, True)],
+    ("restarts", "ends_with", "requeued"),
+    [("", 0, False), ("0", 1, False), ("", 124, True), ("2", 124, True), ("0", 143, True)],
 )
 def test_a_job_that_was_stopped_goes_back_into_the_queue_and_resumes(
     tmp_path: Path, restarts: str, ends_with: int, requeued: bool
