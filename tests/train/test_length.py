@@ -170,7 +170,7 @@ def test_patience_outlasts_evaluations_that_are_epochs_apart(
     val_hits(5, 4, 6)
     summary = train_tiny(tmp_path / "run", epochs=6, eval_every=2, patience=2)
     assert (summary["best_epoch"], summary["epochs"]) == (6, 6)
-    assert "patience" not in (tmp_path / "run" / LOG).read_text()
+    assert "patience 2: " not in (tmp_path / "run" / LOG).read_text()
 
 
 def test_patience_ends_a_run_of_so_many_images_too(
