@@ -42,7 +42,7 @@ class Record:
 RECORDS = {
     each.name: each
     for each in (
-        Record(LADDER, "ladder --shards data/flowers17-440 --repeats 9", 3),
+        Record(LADDER, "ladder --shards data/flowers17-440 --repeats 25", 5),
         Record(
             "ladder-none-flowers17-224px",
             "ladder --arch none --shards data/flowers17-440 --repeats 11",
