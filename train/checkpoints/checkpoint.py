@@ -51,6 +51,8 @@ class Progressed:
     samples_seen: int = 0
     evaluations: int = 0
     """Of val."""
+    without_gain: int = 0
+    """Evaluations since the best one."""
     best_epoch: float = 0.0
     """Epochs done at the best evaluation; 0 before the first."""
     best_miou: float = -1.0

@@ -221,6 +221,7 @@ def settle(layers: Sequence[Layer]) -> Settings:
         length = length or given
     recipe = chosen.get("recipe", "baseline")
     base = flatten(create_recipe(recipe))
+    defaults = dict.fromkeys(FIELDS, f"recipe {recipe}")
     if length is not None:  # the recipe may have another one
         base |= {name: None for name in ("samples", "budget") if name != length}
     defaults = dict.fromkeys(FIELDS, f"recipe {recipe}")
@@ -229,6 +230,8 @@ def settle(layers: Sequence[Layer]) -> Settings:
         sizes = sizes_in_proportion(base, image_size)
         base |= sizes
         defaults |= dict.fromkeys(sizes, f"recipe {recipe}, at {image_size} px")
+    if length in ("samples", "budget"):  # which promise an end; the recipe's patience is for epochs
+        base["patience"], defaults["patience"] = None, f"{length} ends the run"
     plain = _nested(base | chosen)
     return Settings(TrainConfig.from_dict(plain), defaults | sources)
 
