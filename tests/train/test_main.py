@@ -219,7 +219,7 @@ def test_an_output_folder_among_the_code_is_refused(refused: Any, package: str) 
     for out in (REPO / package, REPO / package / "new" / "one"):
         message = refused("--out", out)
         assert f"lies inside the code folder {REPO / package};" in message
-    assert not (REPO / package / "runs" / "one").exists()
+    assert not (REPO / package / "new").exists()
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,6 @@ def settle(layers: Sequence[Layer]) -> Settings:
         length = length or given
     recipe = chosen.get("recipe", "baseline")
     base = flatten(create_recipe(recipe))
-    defaults = dict.fromkeys(FIELDS, f"recipe {recipe}")
     if length is not None:  # the recipe may have another one
         base |= {name: None for name in ("samples", "budget") if name != length}
     defaults = dict.fromkeys(FIELDS, f"recipe {recipe}")
