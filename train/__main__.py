@@ -86,7 +86,7 @@ def main(
     config = None
     if resume is not None and resume != NEWEST:
         _refuse_options_beside_resume(context)
-    elif not show_archs:  # before torch, so that a mistake shows at once
+    elif not show_archs:  # before the imports, so that a mistake shows sooner
         config = settle(load_layers(given_fields(fields), config_file)).config
         if resume is not None and out is not None:
             raise UserError(f"--out is for a new run; to go on with that one: --resume {out}")

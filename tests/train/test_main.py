@@ -414,7 +414,7 @@ def test_one_epoch_is_not_one_epochs(train_command: TrainCommand, tmp_path: Path
     ("option", "value", "message"),
     [
         ("--recipe", "basline", "unknown recipe 'basline'; did you mean 'baseline'?"),
-        pytest.param(  # which takes the import of torch
+        pytest.param(  # which takes the import of all networks
             "--arch", "resnet5O", "unknown arch 'resnet5O'; did you mean 'resnet50'?",
             marks=pytest.mark.slow,
         ),
@@ -430,7 +430,7 @@ def test_a_mistake_shows_no_traceback_in_a_real_program(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_mistake_shows_before_torch_is_imported(
+def test_a_mistake_shows_before_the_networks_are_imported(
     command_line: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "train.engine.run", None)  # whoever imports it fails
