@@ -52,7 +52,7 @@ def small_gpu() -> TrainConfig:
 
 
 def fast() -> TrainConfig:
-    """The baseline's score for a fraction of what it computes: small images, mild crops, many steps.
+    """The baseline's task for a fraction of what it computes: small images, mild crops, many steps.
 
     ``python -m train --arch resnet101 --recipe fast``: half the passes over images that grow from half
     to three quarters of the size at evaluation; with another ``--image-size`` they are in proportion. A fifth
