@@ -9,7 +9,10 @@ import click
 from shards.commands import HELP, run
 from train.runs.interrupt import importing
 
-STUDIES: dict[str, str] = {}
+STUDIES: dict[str, str] = {
+    "conformal": "train.studies.conformal",
+    "unknown": "train.studies.unknown",
+}
 """Module of each study; its click command is called ``main``."""
 
 
