@@ -136,6 +136,12 @@ class Checkpoint:
     cuda_rng: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
+        if self.conformal is not None and (
+            self.conformal.ndim != 1 or self.conformal.dtype != torch.float64
+        ):
+            raise ValueError(
+                f"conformal is {self.conformal.dtype} of {self.conformal.ndim} dimensions"
+            )
         done, config = self.progress, self.config
         in_epochs = config.samples is None and config.budget is None
         most = config.epochs if in_epochs else math.inf

@@ -166,8 +166,7 @@ def open_predictor(path: Path, batch_size: int | None = None) -> Predictor:
     network = load_network(saved, file, resolved)
     tap = None
     if needs_features:
-        backbone: Any = network.backbone
-        tap = FeatureTap(last_layer(backbone, len(saved.class_names)))
+        tap = FeatureTap(_last_layer(network, saved, file))
     return Predictor(
         file=file,
         saved=saved,
@@ -178,6 +177,22 @@ def open_predictor(path: Path, batch_size: int | None = None) -> Predictor:
         temperature=saved.progress.temperature or 1.0,
         batch_size=batch_size or saved.config.batch_size,
     )
+
+
+def _last_layer(network: Any, saved: Checkpoint, file: Path) -> nn.Linear:
+    """Of a network whose features are to be scored.
+
+    Raises:
+        UserError: What the checkpoint remembers is of other features.
+    """
+    layer = last_layer(network.backbone, len(saved.class_names))
+    remembered = saved.unknown.known if saved.unknown else None
+    if remembered is not None and remembered.means.shape[1] != layer.in_features:
+        raise UserError(
+            f"{file} does not hold what a run saves: it remembers features of size "
+            f"{remembered.means.shape[1]}, its network has {layer.in_features}"
+        )
+    return layer
 
 
 def preprocessing_of(saved: Checkpoint, resolved: Resolved) -> Preprocessing:
