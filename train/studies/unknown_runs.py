@@ -15,7 +15,7 @@ from shards.writer import write_file
 from train.novelty.bank import FeatureBank
 from train.novelty.unknown_trial import Model, Photographs, drawn_model, photographs_of, trial
 from train.runs.figures import encode_png
-from train.scores.intervals import Bootstrap, Interval, interval, rate_interval
+from train.scores.intervals import Bootstrap, Interval, interval
 from train.scores.unknown import BANK, NEIGHBOURS, SCORES, Score
 from train.studies.cells import Cells, Result, Values, run_cells, study_folder
 from train.studies.chart import Curve, line_chart
@@ -23,6 +23,7 @@ from train.studies.storing import store
 from train.studies.table import aligned, csv_bytes, with_interval
 
 TABLE, PICTURE = "unknown.csv", "unknown.png"
+FIGURES = ("auroc", "fpr", "known_passed", "unknown_passed")
 LEAVE_OUT = 5
 
 
@@ -145,37 +146,14 @@ def _report(
 
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Of one score: of a single run with intervals over photographs, of several over the runs."""
-    if len(runs) == 1:
-        run = runs[0]
-        auroc, fpr = (Interval(**run[f"{name}_interval"]) for name in ("auroc", "fpr"))
-        known = rate_interval(run["known_passed"], run["known"])
-        unknown = rate_interval(run["unknown_passed"], run["unknown"])
-    else:
-        draws = Bootstrap(len(runs))
-        auroc, fpr, known, unknown = (
-            interval(draws.means(each))
-            for each in (
-                [run["auroc"] for run in runs],
-                [run["fpr"] for run in runs],
-                [run["known_passed"] / run["known"] for run in runs],
-                [run["unknown_passed"] / run["unknown"] for run in runs],
-            )
-        )
-    return {
-        "runs": len(runs),
-        "auroc": float(np.mean([run["auroc"] for run in runs])),
-        "auroc_low": auroc.low,
-        "auroc_high": auroc.high,
-        "fpr": float(np.mean([run["fpr"] for run in runs])),
-        "fpr_low": fpr.low,
-        "fpr_high": fpr.high,
-        "known_passed": float(np.mean([run["known_passed"] / run["known"] for run in runs])),
-        "known_passed_low": known.low,
-        "known_passed_high": known.high,
-        "unknown_passed": float(np.mean([run["unknown_passed"] / run["unknown"] for run in runs])),
-        "unknown_passed_low": unknown.low,
-        "unknown_passed_high": unknown.high,
-    }
+    found: dict[str, Any] = {"runs": len(runs)}
+    for name in FIGURES:
+        values = [run[name] for run in runs]
+        span = Interval(**runs[0][f"{name}_interval"])
+        if len(runs) > 1:
+            span = interval(Bootstrap(len(runs)).means(values))
+        found |= {name: float(np.mean(values)), f"{name}_low": span.low, f"{name}_high": span.high}
+    return found
 
 
 def _text_row(score: str, found: Mapping[str, Any], recall: float) -> dict[str, str]:
