@@ -20,7 +20,7 @@ NEW = "Boletus edulis"
 LAYER = "8"
 
 
-def clouds(classes: int, each: int, seed: int, spread: float = 0.3) -> Samples:
+def clouds(classes: int, each: int, seed: int, spread: float = 0.2) -> Samples:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(classes).repeat_interleave(each)
     noise = spread * torch.randn(len(labels), 8, generator=generator)

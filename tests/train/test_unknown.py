@@ -77,7 +77,8 @@ def test_predict_says_that_a_photograph_shows_none_of_the_known_species(
     command_line(main, "unknown", run, "--score", "neighbours")
     content = torch.load(run / BEST, weights_only=True)
     scores = [float(row["known_score"]) for row in rows_of(run, photos)]
-    content["unknown"]["threshold"] = middle = sorted(scores)[len(scores) // 2]
+    below, above = sorted(scores)[len(scores) // 2 - 1 :][:2]
+    content["unknown"]["threshold"] = middle = (below + above) / 2
     torch.save(content, run / BEST)
     for was, row, score in zip(before, rows_of(run, photos), scores, strict=True):
         unknown = score < middle
@@ -111,7 +112,10 @@ def test_predict_scores_a_photograph_as_the_study_did(
         assert command_line(main, "unknown", run, "--score", score, "--recall", 0.9).code == 0
         detector = load_checkpoint(run / BEST).unknown
         assert detector is not None
-        assert (detector.score, detector.known is None) == (score, score in ("softmax", "energy"))
+        assert (detector.score, detector.known is None) == (
+            score,
+            score in ("softmax", "logit", "energy"),
+        )
         # All of so few photographs have to pass, so that the threshold is the lowest of them.
         found = [float(row["known_score"]) for row in rows_of(run, *paths)]
         assert min(found) == pytest.approx(detector.threshold, rel=1e-3, abs=1e-3)
@@ -138,7 +142,7 @@ def test_a_stopped_study_goes_on_and_ends_as_one_that_was_not(
     ended = command_line(*ask)
     assert f"3 cells, 2 done; {run / 'unknown'}" in ended.out
     table = (run / "unknown" / "unknown.csv").read_text()
-    assert [row["runs"] for row in csv.DictReader(io.StringIO(table))] == ["1"] * 4 + ["2"] * 4
+    assert [row["runs"] for row in csv.DictReader(io.StringIO(table))] == ["1"] * 5 + ["2"] * 5
     assert command_line(*ask, "--out", run / "whole").code == 0
     assert (run / "whole" / "unknown.csv").read_text() == table
     assert load_checkpoint(run / BEST).unknown is None

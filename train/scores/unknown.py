@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch.nn.functional import normalize
 
-Score = Literal["softmax", "energy", "mahalanobis", "neighbours"]
-SCORES: tuple[Score, ...] = ("softmax", "energy", "mahalanobis", "neighbours")
+Score = Literal["softmax", "logit", "energy", "mahalanobis", "neighbours"]
+SCORES: tuple[Score, ...] = ("softmax", "logit", "energy", "mahalanobis", "neighbours")
 NEED_FEATURES: tuple[Score, ...] = ("mahalanobis", "neighbours")
 NEIGHBOURS = 5
 """The score is the distance to the one of this number."""
@@ -137,6 +137,13 @@ def _softmax(
     return logits.softmax(1).amax(1)
 
 
+def _logit(
+    logits: torch.Tensor, features: torch.Tensor | None, known: Known | None
+) -> torch.Tensor:
+    """Largest logit: Hendrycks et al. (arXiv:1911.11132)."""
+    return logits.amax(1)
+
+
 def _energy(
     logits: torch.Tensor, features: torch.Tensor | None, known: Known | None
 ) -> torch.Tensor:
@@ -167,6 +174,7 @@ def _neighbours(
 
 SCORE_OF: dict[Score, Callable[[torch.Tensor, torch.Tensor | None, Known | None], torch.Tensor]] = {
     "softmax": _softmax,
+    "logit": _logit,
     "energy": _energy,
     "mahalanobis": _mahalanobis,
     "neighbours": _neighbours,

@@ -33,7 +33,7 @@ from train.runs.interrupt import importing
 )
 @click.option(
     "--score",
-    type=click.Choice(["softmax", "energy", "mahalanobis", "neighbours"]),
+    type=click.Choice(["softmax", "logit", "energy", "mahalanobis", "neighbours"]),
     help="What predict is to go by.  [default: the one with the best AUROC on val]",
 )
 @click.option("--no-store", is_flag=True, help="Leave the checkpoint as it is.")
@@ -53,7 +53,7 @@ def main(
     shards: str | None,
     out: Path | None,
 ) -> None:
-    """How well four scores tell species that CHECKPOINT's model does not know from those it does.
+    """How well five scores tell species that CHECKPOINT's model does not know from those it does.
 
     CHECKPOINT is a .pt file, or a run folder for its best one. Classes that the run held out are the
     unknown ones. A threshold is chosen on val and stored in the checkpoint, and `python -m train.predict`

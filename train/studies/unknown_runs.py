@@ -78,7 +78,7 @@ def run_study(bank: FeatureBank, request: Request) -> None:
     facts = {
         "features": bank.digest, "known": saved.known.tolist(), "enrolled": saved.enrolled,
         "head": bank.head_digest, "leave_out": leave_out, "recall": recall, "seed": request.seed,
-        "neighbours": NEIGHBOURS, "bank": BANK,
+        "neighbours": NEIGHBOURS, "bank": BANK, "scores": list(SCORES),
     }  # fmt: skip
     points = [{"draw": each} for each in range(0 if held_out else 1, request.draws + 1)]
     with study_folder(request.folder):
