@@ -42,7 +42,7 @@ class Record:
 RECORDS = {
     each.name: each
     for each in (
-        Record(LADDER, "ladder --shards data/flowers17-440 --repeats 9", 3),
+        Record(LADDER, "ladder --shards data/flowers17-440 --repeats 25", 5),
         Record(
             "ladder-none-flowers17-224px",
             "ladder --arch none --shards data/flowers17-440 --repeats 11",
@@ -50,8 +50,8 @@ RECORDS = {
         ),
         Record(
             "train-flowers17-224px",
-            "train --shards data/flowers17-256 --epoch-size 96 --repeats 5",
-            6,
+            "train --shards data/flowers17-256 --epoch-size 384 --repeats 5",
+            9,
         ),
         Record("roofline-224px", "roofline --arch all --batch-size 4", 5),
         Record(

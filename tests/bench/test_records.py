@@ -243,7 +243,8 @@ def test_the_list_shows_every_record_with_its_command_and_minutes() -> None:
     done = CliRunner().invoke(cli, ["records", "--list"])
     assert done.exit_code == 0, done.output
     assert len(done.output.splitlines()) == len(RECORDS)
-    assert "3 min  ladder-resnet18-flowers17-224px: bench ladder" in done.output
+    listed = RECORDS[LADDER]
+    assert f"{listed.minutes} min  {LADDER}: bench {listed.command}\n" in done.output
 
 
 def test_an_unknown_record_is_one_line() -> None:
