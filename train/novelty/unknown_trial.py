@@ -105,7 +105,7 @@ def drawn_model(
         count: Classes to leave out.
         seed: Of the draws.
     """
-    present = photographs.train.labels.unique().cpu().numpy()
+    present = np.unique(photographs.train.labels.cpu().numpy())
     left_out = np.random.default_rng([seed, draw]).choice(present, count, replace=False)
     known = torch.zeros(num_classes, dtype=torch.bool, device=photographs.train.labels.device)
     known[torch.from_numpy(np.setdiff1d(present, left_out)).to(known.device)] = True

@@ -89,7 +89,7 @@ def remember(features: torch.Tensor, labels: torch.Tensor, seed: int = 0) -> Kno
         labels: ``(N,)`` their classes.
         seed: Of the choice of neighbours.
     """
-    classes, at = labels.unique(return_inverse=True)
+    classes, at = torch.unique(labels, return_inverse=True)
     sums = features.new_zeros(len(classes), features.shape[1]).index_add_(0, at, features)
     means = sums / at.bincount()[:, None]
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[:BANK]

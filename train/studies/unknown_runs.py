@@ -115,7 +115,8 @@ def _report(
     held_out: int,
     leave_out: int,
 ) -> None:
-    rows, curves = [], []
+    rows: list[dict[str, Any]] = []
+    curves: list[Curve] = []
     for results, title, classes in (
         (of_run, "held out by the run", held_out),
         (of_draws, "drawn at random", leave_out),
