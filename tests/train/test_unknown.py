@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import math
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ import cv2
 import pytest
 import torch
 
+import train.engine.probe
 import train.novelty.bank
 import train.studies.unknown_runs
+from shards.errors import UserError
 from shards.reader import ShardSet
 from train.checkpoints.checkpoint import BEST, load_checkpoint
 from train.checkpoints.folder import held
@@ -124,6 +128,7 @@ def test_predict_scores_a_photograph_as_the_study_did(
 def test_a_stopped_study_goes_on_and_ends_as_one_that_was_not(
     run: Path, command_line: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(train.engine.probe, "PENALTIES", (1.0,))
     content = torch.load(run / BEST, weights_only=True)
     content["config"] |= {"head": "only", "finetune_from": "start"}
     torch.save(content, run / BEST)
@@ -175,9 +180,6 @@ def test_what_cannot_be_asked_is_refused(run: Path, finished_run: Path, command_
 
 
 def test_a_checkpoint_is_left_alone_while_its_run_is_at_work(run: Path) -> None:
-    import os
-    import signal
-
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -186,7 +188,7 @@ def test_a_checkpoint_is_left_alone_while_its_run_is_at_work(run: Path) -> None:
             signal.pause()
     assert os.read(read, 4) == b"held"
     try:
-        with pytest.raises(Exception, match="is in use by another process"):
+        with pytest.raises(UserError, match="is in use by another process"):
             store(run / BEST, conformal=torch.zeros(1))
     finally:
         os.kill(pid, signal.SIGKILL)
