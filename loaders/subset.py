@@ -92,7 +92,7 @@ class Subset:
         """
         labels, names = split.labels, split.manifest.class_names
         repeats = split.repeats if self.mini is None else mini_repeats(split, self.mini)
-        keep = (repeats > 0) & self._kept_classes(names)[labels]
+        keep = (repeats > 0) & self.kept_classes(names)[labels]
         if self.fold is not None:
             index, count = self.fold
             keep &= (folds(labels, count, self.seed) == index) == (self.fold_part == "val")
@@ -105,8 +105,12 @@ class Subset:
             keep[keep] = self._first(labels, keep, sizes)
         return np.where(keep, repeats, 0)
 
-    def _kept_classes(self, names: tuple[str, ...]) -> Mask:
-        """``(K,)`` which classes take part."""
+    def kept_classes(self, names: tuple[str, ...]) -> Mask:
+        """``(K,)`` which classes take part.
+
+        Raises:
+            UserError: One that was named does not exist.
+        """
         for name in (*self.classes, *self.holdout):
             if name not in names:
                 raise UserError(unknown_name("class", name, names))

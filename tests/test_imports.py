@@ -23,6 +23,8 @@ PARTS = (
     "sweeps",
     "inference",
     "report",
+    "novelty",
+    "studies",
 )  # of train; its commands, `train/*.py`, come last
 FOREIGN_TO_TORCH = ("shards", "preprocess")
 

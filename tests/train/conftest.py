@@ -35,6 +35,7 @@ from train.scores.evaluation import Evaluation
 TINY_ARCH = "tinynet"
 TRAINER = Path(__file__).with_name("trainer.py")
 APPEAR_S = 120
+HELD_OUT = ("Amanita muscaria", "Boletus edulis")
 BATCH_SIZE = 5  # 36 rows: eight steps an epoch, the last of one image; val: five and one
 TIMES = (
     "train/images_per_s", "train/data_wait", "val/seconds", "memory/host_gib",
@@ -120,6 +121,14 @@ def finished_run(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """The folder of a run of three epochs that nothing interrupted; to read, never to change."""
     out = tmp_path_factory.mktemp("runs") / "finished"
     start_run(tiny_config(), tiny_shards, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def held_out_run(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that never saw Amanita muscaria nor Boletus edulis; to read, but for ``features/``."""
+    out = tmp_path_factory.mktemp("runs") / "held out"
+    start_run(tiny_config(epochs=1, holdout=HELD_OUT), tiny_shards, out)
     return out
 
 

@@ -26,6 +26,7 @@ from train.checkpoints.folder import is_throwaway
 from train.config.config import TrainConfig
 from train.method.models import Classifier, create_model
 from train.method.optimizer import state_shapes
+from train.scores.unknown import UnknownDetector
 
 CHECKPOINT_VERSION = 1
 MARK = "hyphae_checkpoint"
@@ -120,6 +121,12 @@ class Checkpoint:
     progress: Progressed
     world_size: int = 1
     """Processes of the session that saved it."""
+    enrolled: dict[str, int] = field(default_factory=dict)
+    """Classes that were added after training, and from how many photographs (train/enroll.py)."""
+    unknown: UnknownDetector | None = None
+    """What tells photographs of other species (train/studies/unknown.py)."""
+    conformal: torch.Tensor | None = None
+    """``(n,)`` float64 scores of val for prediction sets (train/scores/conformal.py)."""
 
     # In last.pt alone: nobody resumes from the best one.
     stepped: dict[str, torch.Tensor] | None = None
@@ -131,6 +138,12 @@ class Checkpoint:
     cuda_rng: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
+        if self.conformal is not None and (
+            self.conformal.ndim != 1 or self.conformal.dtype != torch.float64
+        ):
+            raise ValueError(
+                f"conformal is {self.conformal.dtype} of {self.conformal.ndim} dimensions"
+            )
         done, config = self.progress, self.config
         in_epochs = config.samples is None and config.budget is None
         most = config.epochs if in_epochs else math.inf
@@ -138,6 +151,14 @@ class Checkpoint:
             raise ValueError(
                 f"epoch {done.epoch} of {config.epochs}, the best of them {done.best_epoch:g}"
             )
+
+    @property
+    def known(self) -> torch.Tensor:
+        """``(K,)`` bool: the classes that the model was trained on, or that were enrolled."""
+        kept = self.config.eval_subset("test").kept_classes(self.class_names)
+        return torch.from_numpy(kept) | torch.tensor(
+            [each in self.enrolled for each in self.class_names]
+        )
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:

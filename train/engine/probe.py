@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,14 @@ def fit_head(session: Session, shards: Path) -> None:
         session.log.say(
             f"features of {images:,} images in {seconds:.0f} s ({images / seconds:,.0f} img/s)"
         )
-        head, loss = _best_head(session, train, importance, val)
+        head, loss = best_head(
+            train,
+            importance,
+            val,
+            session.num_classes,
+            session.log.say,
+            lambda: _stop_if_asked(session),
+        )
         layer = last_layer(session.model.backbone, session.num_classes)
         with torch.no_grad():
             layer.weight.copy_(head.weight)
@@ -112,26 +120,38 @@ def _features(session: Session, shards: Path) -> tuple[Samples, torch.Tensor, Sa
     return train, importance_of(config.sampling, train.labels, repeats[ids]), val
 
 
-def _best_head(
-    session: Session, train: Samples, importance: torch.Tensor, val: Samples
+def best_head(
+    train: Samples,
+    importance: torch.Tensor,
+    val: Samples,
+    num_classes: int,
+    say: Callable[[str], None] = lambda line: None,
+    after_fit: Callable[[], None] = lambda: None,
 ) -> tuple[Head, float]:
-    """The head whose penalty does best on val, and its loss on the training features."""
-    path = LogisticRegression(train, importance, session.num_classes)
+    """The head whose penalty does best on val, and its loss on the training features.
+
+    Args:
+        train: What to fit.
+        importance: ``(N,)`` weight of each sample, of mean 1.
+        val: What to choose by.
+        num_classes: K.
+        say: Takes the lines that tell of each penalty.
+        after_fit: Called after each; may raise.
+    """
+    path = LogisticRegression(train, importance, num_classes)
     best: tuple[tuple[float, float], float, Head] | None = None
     for penalty in PENALTIES:
         head = path.fit(penalty)
         logits = head.logits(val.features)
-        miou = scores(
-            multiclass_confusion_matrix(logits.argmax(1), val.labels, session.num_classes)
-        ).miou
+        miou = scores(multiclass_confusion_matrix(logits.argmax(1), val.labels, num_classes)).miou
         loss = float(cross_entropy(logits, val.labels))
-        session.log.say(f"penalty {penalty:<6g}  val mIoU {miou:.4f}  val loss {loss:.4f}")
+        say(f"penalty {penalty:<6g}  val mIoU {miou:.4f}  val loss {loss:.4f}")
         if best is None or (miou, -loss) > best[0]:
             best = (miou, -loss), penalty, head
-        _stop_if_asked(session)
+        after_fit()
     assert best is not None
     _, penalty, head = best
-    session.log.say(f"penalty {penalty:g} is best on val")
+    say(f"penalty {penalty:g} is best on val")
     return head, float(cross_entropy(head.logits(train.features), train.labels))
 
 

@@ -56,7 +56,7 @@ class Trained:
             self.resolved,
             self.source.directory,
             split,
-            self.manifest.num_classes,
+            len(self.saved.class_names),
             keep_outputs=True,
         )
         if not math.isfinite(result.loss):
@@ -103,7 +103,8 @@ def open_trained(path: Path, shards: str | None = None) -> Iterator[Trained]:
 
 def _on(source: ShardSource, saved: Checkpoint, file: Path) -> Trained:
     manifest = ShardSet(source.directory).manifest
-    if manifest.class_names != saved.class_names:
+    added = saved.class_names[manifest.num_classes :]
+    if manifest.class_names + added != saved.class_names or set(added) - set(saved.enrolled):
         raise UserError(
             f"{source} has {manifest.num_classes} classes, the checkpoint was trained on "
             f"{len(saved.class_names)} others; pass the shard set of its run with --shards"
