@@ -28,6 +28,7 @@ from bench.options import (
 )
 from bench.peers.command import peers
 from bench.photo_commands import pack_command, parity
+from bench.recipe_commands import recipes
 from bench.records import records
 from bench.usage_commands import predict, resplits
 from shards.commands import HELP, run
@@ -261,6 +262,7 @@ cli.add_command(pack_command)
 cli.add_command(parity)
 cli.add_command(peers)
 cli.add_command(predict)
+cli.add_command(recipes)
 cli.add_command(records)
 cli.add_command(report)
 cli.add_command(resplits)

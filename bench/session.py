@@ -17,6 +17,7 @@ from bench.compare import read_record
 from bench.environment import describe, environment
 from bench.ladder import render_ladder
 from bench.load import LoadMeter, was_busy
+from bench.recipe_curves import render_curves
 from bench.request import Request, photographs, shard_set
 from bench.result import Report, Section, render
 from bench.roofline import render_roofline
@@ -32,7 +33,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
 
-RENDERERS = {"table": render_table, "ladder": render_ladder, "roofline": render_roofline}
+RENDERERS = {
+    "table": render_table,
+    "ladder": render_ladder,
+    "roofline": render_roofline,
+    "recipes": render_curves,
+}
 """Of sections that are more than rows of figures."""
 
 

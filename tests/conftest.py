@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import importlib.util
 import os
 import shutil
@@ -31,6 +32,9 @@ from shards.format import Manifest
 REPO = Path(__file__).resolve().parents[1]
 # What `bench tune` found for this machine must not change what is tested, here or in a process.
 os.environ["XDG_CONFIG_HOME"] = str(REPO / "tests" / "no-such-folder")
+# Read when torch is loaded. Threads of OpenMP that wait otherwise keep their cores busy, which beside other
+# tests on the same cores costs several times what the tests need.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As under nohup, or behind the & of a script: processes that tests start would ignore Ctrl-C, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -71,6 +75,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("dali"):
                 item.add_marker(pytest.mark.skip(reason="nvidia.dali is not installed"))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported for the tests is garbage to none of them: searching it took most of closing DALI."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # or libraries complain at the end that their objects are still there
 
 
 def draw_photo(rng: np.random.Generator, width: int, height: int) -> Pixels:

@@ -90,6 +90,13 @@ def main(
     if show_config:
         click.echo(to_toml(settle(load_layers(given_fields(fields), config_file))), nl=False)
         return
+    config = None
+    if resume is not None and resume != NEWEST:
+        _refuse_options_beside_resume(context)
+    elif not show_archs:  # before the imports, so that a mistake shows sooner
+        config = settle(load_layers(given_fields(fields), config_file)).config
+        if resume is not None and out is not None:
+            raise UserError(f"--out is for a new run; to go on with that one: --resume {out}")
     with importing():
         from train.config.distributed import from_first, processes
         from train.config.source import shard_source
@@ -101,15 +108,12 @@ def main(
         click.echo("\n".join(["torchvision:", *list_archs(), "timm:", *list_timm_archs()]))
         return
     safety = Safety(started=STARTED, time_limit_s=time_limit, **checkpoint_every or {})
-    if resume is not None and resume != NEWEST:
-        _refuse_options_beside_resume(context)
+    if config is None:
+        assert resume is not None
         with processes():
             resume_run(resume, shards, safety)
         return
-    config = settle(load_layers(given_fields(fields), config_file)).config
     check_arch(config.arch)
-    if resume is not None and out is not None:
-        raise UserError(f"--out is for a new run; to go on with that one: --resume {out}")
     with processes():
         with shard_source(shards) as source:
             if resume is None:

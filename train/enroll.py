@@ -44,7 +44,6 @@ def main(
         from train.method.batches import count_eval_images
         from train.method.models import classifier_layer
         from train.novelty.bank import FeatureBank
-        from train.novelty.classes import known_classes
         from train.novelty.enrolment import Enrolment, place_of, with_class
 
     with open_trained(checkpoint, shards) as trained:
@@ -63,10 +62,10 @@ def main(
         if not len(features):
             raise JobError(f"no photograph that can be read in {', '.join(map(str, photos))}")
         base = bank.of_split("train", config.train_subset)
-        enrolment = Enrolment(bank.head, known_classes(saved), base)
+        enrolment = Enrolment(bank.head, saved.known, base)
         row = enrolment.fit(features)
         layer = classifier_layer(bank.backbone, bank.num_classes)
-        save_plain(target, with_class(content, saved, layer, species, row, len(features)))
+        save_plain(target, with_class(content, saved, layer, species, row, features))
         click.echo(f"enrolled {species!r} from {counted(len(features))}: {target}")
         click.echo(
             f"found in {int(enrolment.is_found(row, features).sum())} of them; each left out in turn, "

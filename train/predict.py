@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -63,6 +64,13 @@ FORMATS = ("table", "csv", "jsonl")
     help="Write a picture a photograph here, numbered as the answers: where the model looked for the "
     "most probable species (Grad-CAM). Also on the page of --html.",
 )
+@click.option(
+    "--conformal",
+    metavar="P",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Also give the set of species that holds the right one with this probability, such as 0.9; "
+    "`python -m train.study conformal` has to come first.",
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Images a step.  [default: the run's]")
 def main(
     checkpoint: Path,
@@ -74,6 +82,7 @@ def main(
     species: Path | None,
     html: Path | None,
     explain: Path | None,
+    conformal: float | None,
     batch_size: int | None,
 ) -> None:
     """Say what is on PHOTOS (files, folders, or - for a list of files on standard input).
@@ -92,12 +101,21 @@ def main(
         from train.scores.species import taxonomy_of
 
     predictor = open_predictor(checkpoint, batch_size)
-    answering = Answering(taxonomy_of(predictor.saved.class_names, species), sure, top)
+    detector = predictor.saved.unknown
+    answering = Answering(
+        taxonomy_of(predictor.saved.class_names, species),
+        sure,
+        top,
+        -math.inf if detector is None else detector.threshold,
+    )
+    if conformal is not None:
+        predictor.check_sets()
     looking = None if explain is None else _looking(predictor, explain)
     listed = min(top, len(predictor.saved.class_names))
     page = AnswerPage(warns=answering.warns) if html is not None else None
     with _opened(out) as opened:
-        predict(predictor, answering, photos, WRITERS[layout](opened, listed), page, looking)
+        writer = WRITERS[layout](opened, listed)
+        predict(predictor, answering, photos, writer, page, looking, conformal)
     if html is not None and page is not None:
         write_file(html, page.html().encode())
 
@@ -127,8 +145,18 @@ def predict(
     writer: AnswerWriter,
     page: AnswerPage | None,
     looking: tuple[Explainer, OverlayFiles] | None = None,
+    conformal: float | None = None,
 ) -> None:
     """Answer, and report what could not be read.
+
+    Args:
+        predictor: The model.
+        answering: Makes answers of what it says.
+        photos: Files and folders.
+        writer: Of the answers.
+        page: Also takes them.
+        looking: Draws where the model looked.
+        conformal: Coverage of the prediction sets, where some are wanted.
 
     Raises:
         UserError: There is no photograph.
@@ -139,10 +167,12 @@ def predict(
 
     start = time.perf_counter()
     answered = skipped = 0
-    for batch, probabilities in predictor.probabilities(find_photos(_named(photos))):
+    for seen in predictor.seen(find_photos(_named(photos))):
+        batch = seen.batch
         for path, reason in batch.bad:
             click.echo(f"skipped {path}: {reason}", err=True)
-        answers = answering.answers(probabilities)
+        sets = None if conformal is None else predictor.sets(seen, conformal)
+        answers = answering.answers(seen.probabilities, seen.known_scores, sets)
         overlays: list[Pixels] | list[None] = [None] * len(answers)
         if looking is not None and answers:
             overlays = looking[0].overlays(batch.images)

@@ -9,7 +9,11 @@ import click
 from shards.commands import HELP, run
 from train.runs.interrupt import importing
 
-STUDIES: dict[str, str] = {"imbalance": "train.studies.imbalance"}
+STUDIES: dict[str, str] = {
+    "conformal": "train.studies.conformal",
+    "imbalance": "train.studies.imbalance",
+    "unknown": "train.studies.unknown",
+}
 """Module of each study; its click command is called ``main``."""
 
 

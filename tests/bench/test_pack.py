@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import PIL
@@ -18,7 +19,6 @@ from click.testing import CliRunner
 from bench import pack_blocks
 from bench.__main__ import cli
 from bench.memory import can_measure_memory, tree_pss
-from bench.pack import measure_pack
 from bench.pack_blocks import PackBlocks, PackRequest, sampled_catalog
 from bench.result import Report, Result, Section
 from bench.stock_pillow import last_line, stock_pillow
@@ -27,11 +27,27 @@ from shards.errors import JobError, UserError
 LINUX = pytest.mark.skipif(not can_measure_memory(), reason="Linux alone counts shared pages")
 
 
-@pytest.fixture(autouse=True)
-def few_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack_blocks, "PHOTOS", 60)
-    monkeypatch.setattr(pack_blocks, "LOOP_PHOTOS", 10)
-    monkeypatch.setattr(pack_blocks, "WARM_UP_PHOTOS", 2)
+@pytest.fixture(scope="module", autouse=True)
+def few_photographs() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pack_blocks, "PHOTOS", 60)
+        patch.setattr(pack_blocks, "LOOP_PHOTOS", 10)
+        patch.setattr(pack_blocks, "WARM_UP_PHOTOS", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def measured(
+    tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory, few_photographs: None
+) -> tuple[str, Report]:
+    """What the command prints and writes."""
+    file = tmp_path_factory.mktemp("bench pack") / "pack.json"
+    args = ["pack", str(tiny_dataset), "--short-side", "24", "--workers", "1", "--repeats", "2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.pack.stock_pillow", lambda: Path(PIL.__file__).parents[1])
+        result = CliRunner().invoke(cli, [*args, "--json", str(file)])
+    assert result.exit_code == 0, result.output
+    return result.output, Report.from_json(file.read_text())
 
 
 def row(section: Section, name: str) -> Result:
@@ -41,11 +57,9 @@ def row(section: Section, name: str) -> Result:
 
 
 def test_packing_is_set_beside_the_loops_and_beside_decoding(
-    tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
+    measured: tuple[str, Report],
 ) -> None:
-    monkeypatch.setattr("bench.pack.stock_pillow", lambda: Path(PIL.__file__).parents[1])
-    request = PackRequest(data=tiny_dataset, short_side=24, workers=1, repeats=2)
-    resized, passed, memory = measure_pack(request)
+    resized, passed, memory = measured[1].sections
     for name in (pack_blocks.PACKING, pack_blocks.COMMAND, pack_blocks.STOCK, pack_blocks.OWN):
         assert len(row(resized, name).repeats) == 2
         assert min(row(resized, name).repeats) > 0
@@ -120,17 +134,10 @@ def test_a_folder_without_photographs_is_one_line(tmp_path: Path) -> None:
     assert result.output.splitlines()[-1].startswith("error: ")
 
 
-def test_the_command_writes_json(
-    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bench.pack.stock_pillow", lambda: Path(PIL.__file__).parents[1])
-    file = tmp_path / "pack.json"
-    args = ["pack", str(tiny_dataset), "--short-side", "24", "--workers", "1", "--repeats", "2"]
-    result = CliRunner().invoke(cli, [*args, "--json", str(file)])
-    assert result.exit_code == 0, result.output
-    assert "bare decode" in result.output
-    sections = Report.from_json(file.read_text()).sections
-    assert [each.name for each in sections] == ["pack_resize", "pack_through", "pack_memory"]
+def test_the_command_prints_and_writes_json(measured: tuple[str, Report]) -> None:
+    output, report = measured
+    assert "bare decode" in output
+    assert [each.name for each in report.sections] == ["pack_resize", "pack_through", "pack_memory"]
 
 
 @LINUX

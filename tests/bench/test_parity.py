@@ -83,7 +83,7 @@ def test_a_model_answers_the_same_whatever_decoded_its_images(
     out = tmp_path / "run"
     config = replace(
         create_recipe("baseline"),
-        arch="resnet18",
+        arch="shufflenet_v2_x0_5",
         image_size=32,
         epochs=1,
         batch_size=16,

@@ -66,7 +66,9 @@ def pixels(batches: list[Batch]) -> torch.Tensor:
     return torch.cat([batch.images for batch in batches])
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    "world_size", [1, 4, *(pytest.param(each, marks=pytest.mark.slow) for each in (2, 8))]
+)
 def test_every_sample_is_shown_once_over_all_ranks_in_as_many_steps(
     open_loader: Open, world_size: int
 ) -> None:

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from preprocess.__main__ import main
 from preprocess.demo_data import draw_demo_data
 from tests.preprocess.test_pack_crashes import command, differences, pack_unbroken
 
@@ -43,9 +45,10 @@ def run(
 
 
 def test_slices_merge_to_the_bytes_of_one_machine(
-    photos: Path, unbroken: Path, tmp_path: Path, command_environment: dict[str, str]
+    tiny_dataset: Path, tmp_path: Path, command_environment: dict[str, str]
 ) -> None:
-    out = tmp_path / "set"
+    photos, unbroken, out = tiny_dataset, tmp_path / "unbroken", tmp_path / "set"
+    pack_unbroken(photos, unbroken, command_environment)
     merge = [sys.executable, "-m", "shards", "merge", str(out)]
     for index in (2, 0):
         run([*command(photos, out), "--task", f"{index}/{SLICES}"], command_environment)
@@ -66,9 +69,11 @@ def test_slices_merge_to_the_bytes_of_one_machine(
 
 @pytest.mark.parametrize("task", ["3/3", "-1/3", "1", "a/b", "0/0"])
 def test_a_slice_that_does_not_exist_is_refused(
-    task: str, photos: Path, tmp_path: Path, command_environment: dict[str, str]
+    task: str, tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    done = run([*command(photos, tmp_path / "set"), "--task", task], command_environment, expect=2)
+    out = tmp_path / "set"
+    done = CliRunner().invoke(main, [str(tiny_dataset), "--out", str(out), "--task", task])
+    assert done.exit_code == 2
     assert "is not I/N with I from 0 to N-1" in done.stderr
     assert not (tmp_path / "set").exists()
 

@@ -79,7 +79,7 @@ def stop_at(
 
 
 @pytest.mark.parametrize(
-    "moment", [0, 1, *(pytest.param(moment, marks=pytest.mark.slow) for moment in range(2, 12))]
+    "moment", [0, *(pytest.param(moment, marks=pytest.mark.slow) for moment in range(1, 12))]
 )
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_to_the_group_while_workers_start_is_answered_at_once_and_ends_in_one_line(
@@ -101,7 +101,7 @@ def test_a_signal_to_the_group_while_workers_start_is_answered_at_once_and_ends_
     assert not left
 
 
-@pytest.mark.parametrize("at_s", [0.0, 0.7])
+@pytest.mark.parametrize("at_s", [0.7, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_an_impatient_ctrl_c_changes_nothing(
     at_s: float, photos: Path, tmp_path: Path, command_environment: dict[str, str]
 ) -> None:

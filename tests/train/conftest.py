@@ -225,6 +225,7 @@ def outcome_of() -> Callable[[Path], dict[str, Any]]:
         summary = json.loads((folder / SUMMARY).read_text())
         return {
             "weights": plain(last["model"]),
+            "weights behind an average": plain(last.get("stepped")),
             "optimizer": plain(last["optimizer"]),
             "random numbers": plain(last["rng"]),
             "progress": without(last["progress"], PROGRESS_TIMES),

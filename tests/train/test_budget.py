@@ -89,6 +89,17 @@ def test_a_run_ends_just_inside_its_budget_with_the_schedule_at_its_end(
     assert progress[-1] >= 1 - 2.5 * step_s / (seconds - CLOSING_S) - 2 * slack / seconds
 
 
+def test_the_clock_of_the_first_process_decides_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch, 99.0)  # of a later one, whose evaluations take far longer, too
+    said = iter([[0.25, 0.0], [0.5, 1.0], [1.0, 0.0]])
+    monkeypatch.setattr(train.engine.budget, "first_says", lambda *_: next(said))
+    budget = budget_of(100.0, image_s=9.0)
+    outlooks = [budget.outlook(steps, 0) for steps in (10, 50, 60)]
+    assert [each.progress for each in outlooks] == [0.25, 0.5, 1.0]
+    assert [each.is_due for each in outlooks] == [False, True, False]
+    assert [each.is_over for each in outlooks] == [False, False, True]
+
+
 def test_a_slow_first_step_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, 5.0)  # it compiles for a third of the budget
     budget = budget_of(180.0, image_s=0.01)
@@ -143,7 +154,7 @@ def test_a_short_budget_is_kept_with_all_that_belongs_to_a_run(
     start = time.monotonic()
     summary = train_tiny(
         tmp_path / "run", budget=20.0, schedule="linear", min_lr=0.0, eval_every=20.0,
-        image_size=32, start_size=16, ema=0.99, patience=100_000,
+        image_size=32, start_size=16, ema=0.99, patience=None,
     )  # fmt: skip
     assert 16 <= time.monotonic() - start <= 20
     assert summary["epochs"] > 1

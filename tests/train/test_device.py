@@ -230,6 +230,26 @@ def test_every_choice_is_printed_with_its_value_and_reason(machine: Machine) -> 
     assert set(resolved.to_dict()) <= set(resolved.reasons)
 
 
+def test_on_a_gpu_float32_products_may_use_tf32_and_convolutions_are_tried(
+    machine: Machine,
+) -> None:
+    machine.cuda_devices = 1
+    switches = (
+        (torch.backends.cuda.matmul, "allow_tf32"),
+        (torch.backends.cudnn, "allow_tf32"),
+        (torch.backends.cudnn, "benchmark"),
+    )
+    before = [getattr(where, name) for where, name in switches]
+    try:
+        for where, name in switches:
+            setattr(where, name, False)
+        resolve(replace(create_recipe("baseline"), loader="opencv"))
+        assert [getattr(where, name) for where, name in switches] == [True, True, True]
+    finally:
+        for (where, name), value in zip(switches, before, strict=True):
+            setattr(where, name, value)
+
+
 def test_threads_that_are_asked_for_hold_for_the_model_on_a_cpu(machine: Machine) -> None:
     before = torch.get_num_threads()
     try:

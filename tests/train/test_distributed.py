@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from shards.errors import UserError
 from train.checkpoints.checkpoint import LAST, load_checkpoint, load_content
@@ -120,12 +121,14 @@ def options(shards: Path, out: Path, **given: object) -> list[object]:
         "arch": "plain", "image-size": 32, "batch-size": 16, "epochs": 1, "device": "cpu",
         "precision": "fp32", "threads": 1, "shards": shards, "out": out,
     } | {name.replace("_", "-"): value for name, value in given.items()}  # fmt: skip
+    if "samples" in given or "budget" in given:
+        del fields["epochs"]
     return [part for name, value in fields.items() for part in (f"--{name}", value)]
 
 
-def largest_difference(ours: Path, theirs: Path) -> float:
+def largest_difference(ours: Path, theirs: Path, weights: str = "model") -> float:
     """Between the parameters of two runs at their ends."""
-    first, second = (load_content(each / LAST)["model"] for each in (ours, theirs))
+    first, second = (load_content(each / LAST)[weights] for each in (ours, theirs))
     assert first.keys() == second.keys()
     return max(float((first[name] - second[name]).abs().max()) for name in first)
 
@@ -169,7 +172,9 @@ def test_ranks_that_were_stopped_go_on_to_the_last_bit(
     tmp_path: Path, tiny_shards: Path, train_ranks: Any, start_ranks: StartRanks, trainer: Any,
     outcome_of: Any,
 ) -> None:  # fmt: skip
-    given: dict[str, object] = {"arch": "restless", "batch_size": 4, "epochs": 12}
+    given: dict[str, object] = {
+        "arch": "restless", "batch_size": 4, "epochs": 12, "ema": 0.9, "start_size": 16
+    }  # fmt: skip
     train_ranks(2, *options(tiny_shards, tmp_path / "unbroken", **given))
     folder = tmp_path / "run"
     ranks = start_ranks(2, *options(tiny_shards, folder, **given))
@@ -188,30 +193,33 @@ def test_another_number_of_ranks_goes_on_with_the_same_batches(
     tmp_path: Path, tiny_shards: Path, train_ranks: Any, start_ranks: StartRanks, trainer: Any,
     before: int, after: int,
 ) -> None:  # fmt: skip
-    train_ranks(1, *options(tiny_shards, tmp_path / "unbroken", batch_size=4, epochs=12))
+    given: dict[str, object] = {"batch_size": 4, "epochs": 12, "ema": 0.9, "start_size": 16}
+    train_ranks(1, *options(tiny_shards, tmp_path / "unbroken", **given))
     folder = tmp_path / "run"
-    ranks = start_ranks(before, *options(tiny_shards, folder, batch_size=4, epochs=12))
+    ranks = start_ranks(before, *options(tiny_shards, folder, **given))
     trainer.wait_for(folder / LOG, "epoch   2/12")
     os.kill(ranks[0][0], signal.SIGTERM)
     assert [trainer.wait(pid) for pid, _ in ranks] == [143] * before
     train_ranks(after, "--resume", folder)
     assert f"note: {after} processes now, were {before}: the same" in (folder / LOG).read_text()
-    assert largest_difference(folder, tmp_path / "unbroken") < 1e-6
+    for weights in ("model", "stepped"):
+        assert largest_difference(folder, tmp_path / "unbroken", weights) < 1e-6
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dying", [1, 0])
 def test_a_rank_that_dies_ends_the_others_with_a_clear_line(
-    tmp_path: Path, tiny_shards: Path, train_ranks: Any, start_ranks: StartRanks, trainer: Any
+    tmp_path: Path, tiny_shards: Path, start_ranks: StartRanks, trainer: Any, dying: int
 ) -> None:
-    folder = tmp_path / "run"
+    folder, other = tmp_path / "run", 1 - dying
     ranks = start_ranks(2, *options(tiny_shards, folder, epochs=500))
     trainer.wait_for(folder / LOG, "epoch   3/500")
-    os.kill(ranks[1][0], signal.SIGKILL)
+    os.kill(ranks[dying][0], signal.SIGKILL)
     start = time.monotonic()
-    assert trainer.wait(ranks[0][0]) == 1
+    assert trainer.wait(ranks[other][0]) == 1
     assert time.monotonic() - start < END_S
-    assert ranks[0][1].read_text().splitlines()[-1] == (
-        "error: rank 0: another process of the run ended, so this one ends, too; see what that one "
+    assert ranks[other][1].read_text().splitlines()[-1] == (
+        f"error: rank {other}: another process of the run ended, so this one ends, too; see what that one "
         "said, then go on from the last checkpoint with --resume"
     )
     assert load_checkpoint(folder / LAST).progress.epoch >= 2
@@ -267,6 +275,32 @@ def test_a_head_is_not_fitted_by_several_processes(
     distributed.check_processes(config)
     monkeypatch.setattr(distributed, "size", lambda: 2)
     with pytest.raises(UserError, match=r"^--head fitted fits the last layer in one process, and "):
+        distributed.check_processes(config)
+
+
+def test_batch_normalisation_over_all_processes_shares_weights_and_statistics(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(distributed, "DistributedDataParallel", lambda model, **_: model)
+    for sync, kind in ((False, nn.BatchNorm2d), (True, nn.SyncBatchNorm)):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        before = dict(model.state_dict(keep_vars=True))
+        made = distributed.parallel(model, sync_batchnorm=sync)
+        after = made.state_dict(keep_vars=True)
+        assert type(made[1]) is kind  # type: ignore[index]
+        assert list(after) == list(before)
+        assert all(after[name] is each for name, each in before.items())
+
+
+def test_batch_normalisation_over_all_processes_is_for_gpus(
+    monkeypatch: pytest.MonkeyPatch, make_config: Any
+) -> None:
+    config = make_config(sync_batchnorm=True)
+    distributed.check_processes(config)  # of one process it changes nothing
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"^--sync-batchnorm works on CUDA devices alone "):
         distributed.check_processes(config)
 
 

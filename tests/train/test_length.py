@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from shards.errors import Interrupted, UserError
 from train.checkpoints.checkpoint import BEST, LAST, load_content
 from train.config.length import StepCount, as_epoch, step_count
+from train.config.settings import Layer, settle
 from train.runs.log import LOG
 
 ROWS, STEPS = 36, 8  # an epoch of the tiny shards: seven batches of five, one of one
@@ -151,14 +152,56 @@ def test_a_resumed_run_equals_the_unbroken_one_whenever_val_is_evaluated(
     assert outcome_of(tmp_path / "run") == outcome_of(tmp_path / "unbroken")
 
 
-def test_the_best_epoch_may_be_a_fraction_and_patience_counts_in_epochs(
+def test_the_best_epoch_may_be_a_fraction_and_patience_counts_evaluations(
     tmp_path: Path, train_tiny: Any, val_hits: Any
 ) -> None:
     val_hits(5, 4, 3, 2, 9)
-    summary = train_tiny(tmp_path / "run", epochs=3, eval_every=0.5, patience=1)
+    summary = train_tiny(tmp_path / "run", epochs=3, eval_every=0.5, patience=2)
     assert (summary["best_epoch"], summary["epochs"]) == (0.5, 1.5)
     assert load_content(tmp_path / "run" / BEST)["progress"]["samples_seen"] == 20
     assert load_content(tmp_path / "run" / LAST)["progress"]["samples_seen"] == 56
+    said = (tmp_path / "run" / LOG).read_text()
+    assert "patience 2: so many evaluations brought no better val mIoU, so the run ends " in said
+
+
+def test_patience_outlasts_evaluations_that_are_epochs_apart(
+    tmp_path: Path, train_tiny: Any, val_hits: Any
+) -> None:
+    val_hits(5, 4, 6)
+    summary = train_tiny(tmp_path / "run", epochs=6, eval_every=2, patience=2)
+    assert (summary["best_epoch"], summary["epochs"]) == (6, 6)
+    assert "patience 2: " not in (tmp_path / "run" / LOG).read_text()
+
+
+def test_patience_ends_a_run_of_so_many_images_too(
+    tmp_path: Path, train_tiny: Any, val_hits: Any
+) -> None:
+    val_hits(5, 4, 3, 9)
+    summary = train_tiny(tmp_path / "run", samples=4 * ROWS, patience=2)
+    assert summary["samples_seen"] == 3 * ROWS
+
+
+def test_a_stop_does_not_make_patience_longer(
+    tmp_path: Path, train_tiny: Any, val_hits: Any, stop_after: Any, resume: Any
+) -> None:
+    val_hits(5, 4, 3, 9)
+    stop_after(2 * STEPS + 3)  # val is scripted and does not ask: in the third epoch
+    with pytest.raises(Interrupted):
+        train_tiny(tmp_path / "run", epochs=4, patience=2)
+    assert resume(tmp_path / "run")["epochs"] == 3
+
+
+def patience_of(**given: Any) -> tuple[int | None, str]:
+    settings = settle([Layer("command line", given)])
+    return settings.config.patience, settings.sources["patience"]
+
+
+def test_the_recipes_patience_cuts_no_run_short_that_says_itself_when_it_ends() -> None:
+    assert patience_of() == patience_of(epochs=300) == (100, "recipe baseline")
+    assert patience_of(samples=10**6) == (None, "samples ends the run")
+    assert patience_of(budget="45m") == (None, "budget ends the run")
+    assert patience_of(budget="45m", patience=7) == (7, "command line")
+    assert patience_of(patience="none") == (None, "command line")
 
 
 LENGTHS = {"epochs": "3", "samples": "100", "budget": "5m"}

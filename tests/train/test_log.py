@@ -146,6 +146,29 @@ def test_what_was_recorded_after_the_checkpoint_is_forgotten(tmp_path: Path) -> 
     ]  # fmt: skip
 
 
+def test_an_entry_in_record_is_a_curve_everywhere(
+    tmp_path: Path, train_tiny: Any, metrics_of: MetricsOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What docs/logging.md says of adding a metric and a picture."""
+    values, pictures = train.engine.loop.epoch_values, train.engine.loop.epoch_pictures
+    monkeypatch.setattr(
+        train.engine.loop, "epoch_values",
+        lambda *given, **named: values(*given, **named) | {"val/of_mine": 0.75},
+    )  # fmt: skip
+    monkeypatch.setattr(
+        train.engine.loop, "epoch_pictures",
+        lambda *given: pictures(*given) | {"val/my_picture": np.full((9, 9, 3), 7, np.uint8)},
+    )  # fmt: skip
+    train_tiny(tmp_path / "run", epochs=1)
+    assert metrics_of(tmp_path / "run")[0]["val/of_mine"] == 0.75
+    events = events_of(tmp_path / "run")
+    assert curve(events, "val/of_mine") == [(ROWS, 0.75)]
+    assert [each.step for each in events.Images("val/my_picture")] == [ROWS]
+    shown = cv2.imread(str(tmp_path / "run" / FIGURES / "val-my_picture.png"))
+    assert shown is not None
+    assert (shown == 7).all()
+
+
 def test_nested_fields_are_named_by_their_path_and_lists_are_text() -> None:
     config = {"lr": 0.1, "augment": {"hue": 36.0, "crop": (0.1, 1.0)}, "mini": None, "ema": True}
     assert flat(config) == {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +34,10 @@ STEPS = 8  # batches of five, the last of one image
 RESNET = {"arch": "resnet18", "epochs": 1, "batch_size": 8}  # the last batch has four images
 
 
-def plain_loop(
-    config: Any, shards: Path, *, like_ours: bool
-) -> tuple[dict[str, torch.Tensor], list[tuple[float, int]]]:
+Loop = tuple[dict[str, torch.Tensor], list[tuple[float, int]]]
+
+
+def plain_loop(config: Any, shards: Path, *, like_ours: bool, steps: int | None = None) -> Loop:
     """One epoch as a user would write it; returns the weights, and loss and size of each batch.
 
     ``like_ours`` takes the three shortcuts that change roundings, not mathematics: the
@@ -54,7 +57,7 @@ def plain_loop(
     shift = -torch.tensor(config.mean) / torch.tensor(config.std)
     losses = []
     with closing(train_loader(config, resolve(config), shards)) as loader:
-        for batch in loader.epoch(0):
+        for batch in islice(loader.epoch(0), steps):
             if like_ours:
                 images = batch.images.float() * scale.view(3, 1, 1) + shift.view(3, 1, 1)
             else:
@@ -77,11 +80,16 @@ def resnet_run(
     return out
 
 
+@pytest.fixture(scope="module")
+def plain_epoch(tiny_shards: Path, make_config: Any) -> Loop:
+    """The same epoch by a plain loop that takes our shortcuts."""
+    return plain_loop(make_config(**RESNET), tiny_shards, like_ours=True)
+
+
 def test_an_epoch_equals_a_plain_pytorch_loop_to_the_last_bit(
-    resnet_run: Path, tiny_shards: Path, make_config: Any, metrics_of: MetricsOf
+    resnet_run: Path, plain_epoch: Loop, metrics_of: MetricsOf
 ) -> None:
-    config = make_config(**RESNET)
-    weights, losses = plain_loop(config, tiny_shards, like_ours=True)
+    weights, losses = plain_epoch
     ours = load_content(resnet_run / LAST)["model"]
     assert list(ours) == list(weights)
     assert all(torch.equal(ours[name], weights[name]) for name in weights)
@@ -91,10 +99,9 @@ def test_an_epoch_equals_a_plain_pytorch_loop_to_the_last_bit(
 
 
 def test_the_train_loss_weighs_the_short_last_batch_by_its_count(
-    resnet_run: Path, tiny_shards: Path, make_config: Any, metrics_of: MetricsOf
+    resnet_run: Path, plain_epoch: Loop, metrics_of: MetricsOf
 ) -> None:
-    config = make_config(**RESNET)
-    _, losses = plain_loop(config, tiny_shards, like_ours=True)
+    _, losses = plain_epoch
     each_alike = sum(loss for loss, _ in losses) / len(losses)
     reported = metrics_of(resnet_run)[0]["train/loss"]
     assert reported != pytest.approx(each_alike, rel=1e-3)
@@ -207,6 +214,7 @@ def test_no_step_waits_for_the_device_but_those_whose_loss_is_read(
     common = {
         "optimizer": optimizer, "epochs": 1, "clip_norm": 1.0, "decay_norm_and_bias": False,
         "augment": mixed, "schedule": "cosine", "warmup": 0.25, "label_smoothing": 0.1,
+        "ema": 0.9, "start_size": 16, "micro_batch": 2,
     }  # fmt: skip
     train_tiny(tmp_path / "eight steps", **common)
     monkeypatch.setattr(train.engine.loop, "READ_STEPS", 2)
@@ -215,12 +223,13 @@ def test_no_step_waits_for_the_device_but_those_whose_loss_is_read(
     assert reads == [of_a_reading * 1, of_a_reading * STEPS // 2]
 
 
-def test_a_textbook_loop_differs_by_roundings_alone(tiny_shards: Path, make_config: Any) -> None:
+def test_a_textbook_loop_differs_by_roundings_alone(
+    tiny_shards: Path, make_config: Any, plain_epoch: Loop
+) -> None:
     # AdamW divides by the gradient's size, so the roundings of tiny gradients grow with each step:
     # the first loss shows that both compute the same thing, the next that they do the same step.
-    config = make_config(**RESNET)
-    _, ours = plain_loop(config, tiny_shards, like_ours=True)
-    _, textbook = plain_loop(config, tiny_shards, like_ours=False)
+    _, ours = plain_epoch
+    _, textbook = plain_loop(make_config(**RESNET), tiny_shards, like_ours=False, steps=2)
     assert ours[0][0] == pytest.approx(textbook[0][0], rel=1e-5)
     assert ours[1][0] == pytest.approx(textbook[1][0], rel=1e-2)
 
@@ -304,16 +313,20 @@ def test_the_best_checkpoint_has_the_weights_of_the_best_epoch(
     assert all(torch.equal(best[name], last[name]) for name in best)
 
 
-def test_a_rate_far_too_high_fails_with_the_range_of_steps(tmp_path: Path, train_tiny: Any) -> None:
-    with pytest.raises(
-        JobError,
-        match=rf"^the loss became (nan|inf) in epoch 1 between steps 1 and {STEPS}; try a lower "
-        r"--lr or --precision fp32\.",
-    ) as failed:
-        train_tiny(tmp_path / "run", lr=1e30)
-    assert failed.value.exit_code == 1
-    assert load_content(tmp_path / "run" / LAST)["progress"]["samples_seen"] == 0
-    assert not (tmp_path / "run" / SUMMARY).exists()
+def test_a_rate_far_too_high_fails_in_one_line_with_the_range_of_steps(
+    tmp_path: Path, train_command: Any
+) -> None:
+    folder = tmp_path / "run"
+    ended = train_command("--lr", 1e30, "--out", folder)
+    assert ended.code == 1
+    assert re.fullmatch(
+        rf"error: the loss became (nan|inf) in epoch 1 between steps 1 and {STEPS}; try a lower --lr "
+        rf"or --precision fp32\. The checkpoint before that is kept: {folder / LAST}\n",
+        ended.err,
+    )
+    assert (folder / LOG).read_text().endswith(ended.err.removeprefix("error: "))
+    assert load_content(folder / LAST)["progress"]["samples_seen"] == 0
+    assert not (folder / SUMMARY).exists()
 
 
 @pytest.mark.parametrize(

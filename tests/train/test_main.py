@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -97,6 +98,17 @@ def test_a_value_out_of_range_is_refused_by_option_and_value(
     [
         (["--lr", "1e-7"], "min_lr 1e-06 is above lr 1e-07"),
         (["--eval-resize", "31"], "eval_resize 31 is below image_size 32"),
+        (["--warmup", "0.1"], "warmup 0.1 needs a schedule that moves with every step, not "
+                              "cosine-epoch; choose cosine, linear or constant"),
+        (["--overfit-batches", "1", "--fast-dev-run"], "overfit_batches and fast_dev_run exclude "
+                                                       "each other; give one of them"),
+        (["--weights", "imagenet", "--finetune-from", "run"],
+         "weights and finetune_from both say where to start; give one of them"),
+        (["--head", "fitted"], "head fitted needs weights or finetune_from: features of a random "
+                               "network say nothing"),
+        (["--recipe", "probe", "--ema", "0.9"], "head only makes no training step, and ema is "
+                                                "about those"),
+        (["--mean", "nan,0,0"], "mean must be a finite number in each channel, got nan,0.0,0.0"),
         (["--device", "gpu"], "unknown device 'gpu'; known: auto, cpu, cuda, cuda:N, mps"),
         (["--precision", "fp16"], "fp16 is not for CPUs: use --precision bf16 or fp32"),
         (["--batch-size", "37"], "batch size 37 is larger than the train split (36 images an "
@@ -105,7 +117,7 @@ def test_a_value_out_of_range_is_refused_by_option_and_value(
                           "choose at most 3"),
     ],
 )  # fmt: skip
-def test_what_cannot_work_is_refused_before_anything_is_written(
+def test_what_contradicts_itself_or_cannot_work_is_refused_before_anything_is_written(
     refused: Any, options: list[str], named: str
 ) -> None:
     assert refused(*options) == named
@@ -204,10 +216,10 @@ def test_an_empty_output_folder_is_accepted(train_command: TrainCommand, tmp_pat
 
 @pytest.mark.parametrize("package", ["shards", "preprocess", "loaders", "train", "bench", "tests"])
 def test_an_output_folder_among_the_code_is_refused(refused: Any, package: str) -> None:
-    for out in (REPO / package, REPO / package / "runs" / "one"):
+    for out in (REPO / package, REPO / package / "new" / "one"):
         message = refused("--out", out)
         assert f"lies inside the code folder {REPO / package};" in message
-    assert not (REPO / package / "runs").exists()
+    assert not (REPO / package / "new").exists()
 
 
 @pytest.mark.parametrize(
@@ -398,9 +410,33 @@ def test_one_epoch_is_not_one_epochs(train_command: TrainCommand, tmp_path: Path
     assert "1 epoch of 36 images" in train_command("--out", tmp_path / "run").out
 
 
-def test_a_mistake_shows_no_traceback_in_a_real_program(run_command: Any, tmp_path: Path) -> None:
-    done = run_command("train", "--arch", "resnet5O", "--out", tmp_path / "run")
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--recipe", "basline", "unknown recipe 'basline'; did you mean 'baseline'?"),
+        pytest.param(  # which takes the import of all networks
+            "--arch", "resnet5O", "unknown arch 'resnet5O'; did you mean 'resnet50'?",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_a_mistake_shows_no_traceback_in_a_real_program(
+    run_command: Any, tmp_path: Path, option: str, value: str, message: str
+) -> None:
+    done = run_command("train", option, value, "--out", tmp_path / "run")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: unknown arch 'resnet5O'; did you mean 'resnet50'?")
+    assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_shows_before_the_networks_are_imported(
+    command_line: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "train.engine.run", None)  # whoever imports it fails
+    ended = command_line(main, "--lr", "1e-7")
+    assert (ended.code, ended.err) == (2, "error: min_lr 1e-06 is above lr 1e-07\n")
+    ended = command_line(main, "--resume", "run", "--lr", "1")
+    assert (ended.code, ended.err) == (
+        2, "error: --resume goes on with the run's own configuration; drop --lr, or start a new run\n"
+    )  # fmt: skip

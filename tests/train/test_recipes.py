@@ -106,6 +106,7 @@ def test_baseline_is_the_published_recipe() -> None:
 
 def test_baseline_never_stops_early_and_leaves_the_machine_to_auto() -> None:
     config = create_recipe("baseline")
+    assert config.patience is not None
     assert config.patience >= config.epochs
     assert {getattr(config, name) for name in OF_THE_MACHINE} == {"auto", None}
 

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 import train.engine.announce
 from shards.errors import Interrupted
-from train.config.resolution import MOST_SIZES, mean_area, training_size, training_sizes
+from train.config.recipes import create_recipe
+from train.config.resolution import (
+    MOST_SIZES,
+    STRIDE_PX,
+    mean_area,
+    training_size,
+    training_sizes,
+)
+from train.config.settings import Layer, Settings, settle
 from train.method.models import Classifier
 from train.runs.log import STEPS
 
@@ -47,6 +55,31 @@ def test_there_are_four_at_most_and_none_beyond_the_ends(
     assert len(sizes) <= MOST_SIZES
     assert list(sizes) == sorted(set(sizes))
     assert (sizes[0], sizes[-1]) == (first, last)
+
+
+def settled(**fields: Any) -> Settings:
+    return settle([Layer("command line", fields)])
+
+
+@given(image_size=st.integers(16, 4096))
+def test_a_recipes_training_sizes_follow_the_size_at_evaluation(image_size: int) -> None:
+    recipe = create_recipe("fast")
+    config = settled(recipe="fast", image_size=image_size).config
+    for name in ("start_size", "train_size"):
+        size, theirs = getattr(config, name), getattr(recipe, name)
+        assert size % STRIDE_PX == 0
+        assert size >= STRIDE_PX
+        assert abs(size - theirs * image_size / recipe.image_size) <= STRIDE_PX
+    assert settled(recipe="fast", image_size=recipe.image_size).config == recipe
+
+
+def test_a_training_size_that_somebody_gave_stays_as_it_is() -> None:
+    given_one = settled(recipe="fast", image_size=128, train_size=112)
+    assert (given_one.config.start_size, given_one.config.train_size) == (64, 112)
+    assert given_one.sources["train_size"] == "command line"
+    assert given_one.sources["start_size"] == "recipe fast, at 128 px"
+    plain = settled(image_size=128).config
+    assert (plain.start_size, plain.train_size) == (None, None)
 
 
 def test_each_size_has_the_same_share_of_the_run_and_the_last_one_the_end(make_config: Any) -> None:

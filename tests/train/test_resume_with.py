@@ -12,9 +12,9 @@ import pytest
 
 import train.engine.loop
 import train.engine.run
-from shards.errors import Interrupted, UserError
+from shards.errors import Interrupted
 from train.__main__ import main
-from train.checkpoints.checkpoint import LAST
+from train.checkpoints.checkpoint import LAST, load_content
 from train.runs.interrupt import StopRequest
 from train.runs.log import LOG, SUMMARY
 
@@ -45,32 +45,39 @@ def stopped_run(tmp_path: Path, train_tiny: Any, stop_after: Any) -> Path:
     return tmp_path / "run"
 
 
-def test_another_order_of_samples_is_refused(
-    stopped_run: Path, resume: Any, monkeypatch: pytest.MonkeyPatch
+def test_another_order_of_samples_is_refused_in_one_line_with_both_hashes(
+    stopped_run: Path, command_line: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = train.engine.run.train_loader
+    original, hashes = train.engine.run.train_loader, []
 
     def reordered(config: Any, *args: Any) -> Any:
-        return original(replace(config, seed=config.seed + 1), *args)
+        loader = original(replace(config, seed=config.seed + 1), *args)
+        hashes.append(loader.order_hash)
+        return loader
 
-    before = (stopped_run / LAST).read_bytes()
+    content, before = load_content(stopped_run / LAST), (stopped_run / LAST).read_bytes()
     monkeypatch.setattr(train.engine.run, "train_loader", reordered)
-    with pytest.raises(UserError, match=r"^the order of samples is not that of the run \(hash "):
-        resume(stopped_run)
+    ended = command_line(main, "--resume", stopped_run)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == (
+        f"error: the order of samples is not that of the run (hash {hashes[0]}, was "
+        f"{content['order_hash']}): the versions of hyphae or NumPy differ; start a new run\n"
+    )
     assert (stopped_run / LAST).read_bytes() == before
 
 
-def test_another_shard_set_is_refused(
-    stopped_run: Path, tiny_dataset: Path, tmp_path: Path, pack_set: Any, resume: Any
+def test_another_shard_set_is_refused_in_one_line(
+    stopped_run: Path, tiny_dataset: Path, tmp_path: Path, pack_set: Any, command_line: Any
 ) -> None:
-    other = tmp_path / "other set"
+    other, before = tmp_path / "other set", (stopped_run / LAST).read_bytes()
     pack_set(tiny_dataset, other, quality=70)
-    with pytest.raises(UserError) as refused:
-        resume(stopped_run, other)
-    assert refused.value.format_message() == (
-        f"{other} is not the shard set that this run was trained on (its photographs or how they "
-        "were packed); pass that one with --shards, or start a new run"
+    ended = command_line(main, "--resume", stopped_run, "--shards", other)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == (
+        f"error: {other} is not the shard set that this run was trained on (its photographs or how "
+        "they were packed); pass that one with --shards, or start a new run\n"
     )
+    assert (stopped_run / LAST).read_bytes() == before
 
 
 def test_a_shard_set_of_other_classes_is_refused_in_one_line_that_names_one(

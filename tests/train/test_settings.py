@@ -127,6 +127,7 @@ def test_a_file_of_fields_decides_a_run(command_line: Any, tmp_path: Path) -> No
         ('precision = "fp8"', "precision must be one of auto, fp32, bf16, fp16; got 'fp8'"),
         ("mean = [0.1, 0.2]", "configuration.mean has 2 values, expected 3"),
         ('mean = "0.1,0.2"', "mean needs 3 numbers with commas, got '0.1,0.2'"),
+        ("mean = [0.1, nan, 0]", "mean must be a finite number in each channel, got 0.1,nan,0"),
         ("std = [0.1, 0.0, 0.1]", "std must be above 0 in each channel, got 0.1,0.0,0.1"),
         ("std = [0.1, nan, 0.1]", "std must be above 0 in each channel, got 0.1,nan,0.1"),
         ('fold = "1-5"', "'1-5' is not I/N, as in 0/5"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from typing import Any, NoReturn
 
 import torch
@@ -60,6 +61,7 @@ def train_here(request: dict[str, Any]) -> NoReturn:
     os.dup2(out, 2)
     if request.get("float64"):
         torch.set_default_dtype(torch.float64)
+    train.__main__.STARTED = time.monotonic()  # the import was long ago
     sys.argv = ["python -m train", *request["args"]]
     shards.commands.run(train.__main__.main, "python -m train")
 

@@ -27,6 +27,7 @@ from train.config.config import TrainConfig
 from train.method.models import Classifier, create_model
 from train.method.optimizer import state_shapes
 from train.method.prototypes import use_prototypes
+from train.scores.unknown import UnknownDetector
 
 CHECKPOINT_VERSION = 1
 MARK = "hyphae_checkpoint"
@@ -52,6 +53,8 @@ class Progressed:
     samples_seen: int = 0
     evaluations: int = 0
     """Of val."""
+    without_gain: int = 0
+    """Evaluations since the best one."""
     best_epoch: float = 0.0
     """Epochs done at the best evaluation; 0 before the first."""
     best_miou: float = -1.0
@@ -121,6 +124,10 @@ class Checkpoint:
     """Processes of the session that saved it."""
     enrolled: dict[str, int] = field(default_factory=dict)
     """Classes that were added after training, and from how many photographs (train/enroll.py)."""
+    unknown: UnknownDetector | None = None
+    """What tells photographs of other species (train/studies/unknown.py)."""
+    conformal: torch.Tensor | None = None
+    """``(n,)`` float64 scores of val for prediction sets (train/scores/conformal.py)."""
 
     # In last.pt alone: nobody resumes from the best one.
     stepped: dict[str, torch.Tensor] | None = None
@@ -134,6 +141,12 @@ class Checkpoint:
     cuda_rng: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
+        if self.conformal is not None and (
+            self.conformal.ndim != 1 or self.conformal.dtype != torch.float64
+        ):
+            raise ValueError(
+                f"conformal is {self.conformal.dtype} of {self.conformal.ndim} dimensions"
+            )
         done, config = self.progress, self.config
         in_epochs = config.samples is None and config.budget is None
         most = config.epochs if in_epochs else math.inf
@@ -145,6 +158,14 @@ class Checkpoint:
             apart = ~torch.eye(len(self.class_names), dtype=torch.bool)
             if self.tree.dtype != torch.int64 or not torch.equal(self.tree > 0, apart):
                 raise ValueError(f"this is no tree of {len(apart)} classes")
+
+    @property
+    def known(self) -> torch.Tensor:
+        """``(K,)`` bool: the classes that the model was trained on, or that were enrolled."""
+        kept = self.config.eval_subset("test").kept_classes(self.class_names)
+        return torch.from_numpy(kept) | torch.tensor(
+            [each in self.enrolled for each in self.class_names]
+        )
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:

@@ -62,8 +62,9 @@ class TrainConfig:
     """Time of the run, all in all, in place of epochs: 90s, 45m, 2h30m."""
     eval_every: float = 1.0
     """Epochs from one evaluation of val to the next; may be a fraction."""
-    patience: int = 100
-    """Epochs without a better val mIoU after which the run ends."""
+    patience: int | None = 100
+    """Evaluations of val without a better mIoU after which the run ends; none: it goes to its end, as
+    with samples or budget unless patience is given beside them."""
 
     # Steps
     batch_size: int = 128
@@ -213,6 +214,9 @@ class TrainConfig:
             check_limits(name, getattr(self, name))
         if self.samples is not None and self.budget is not None:
             raise ValueError("samples and budget both say how long the run is; give one of them")
+        if not all(-inf < each < inf for each in self.mean):
+            numbers = ",".join(map(str, self.mean))
+            raise ValueError(f"mean must be a finite number in each channel, got {numbers}")
         if not all(0 < each < inf for each in self.std):
             numbers = ",".join(map(str, self.std))
             raise ValueError(f"std must be above 0 in each channel, got {numbers}")

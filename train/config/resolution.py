@@ -6,7 +6,9 @@ resolution discrepancy" (arXiv:1906.06423), for a larger size at evaluation.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import fmean
+from typing import Any
 
 from train.config.config import TrainConfig
 
@@ -40,3 +42,22 @@ def training_size(config: TrainConfig, progress: float) -> int:
 def mean_area(config: TrainConfig) -> float:
     """Pixels of a training image, averaged over the run: what a step costs is in proportion to it."""
     return fmean(size**2 for size in training_sizes(config))
+
+
+def sizes_in_proportion(recipe: Mapping[str, Any], image_size: int) -> dict[str, int]:
+    """Training sizes of a recipe where its images are evaluated at another size [px].
+
+    Args:
+        recipe: Its fields by name.
+        image_size: The other size at evaluation [px].
+
+    Returns:
+        ``train_size`` and ``start_size``, those of them that the recipe sets, as multiples of
+        :data:`STRIDE_PX`.
+    """
+    share = image_size / recipe["image_size"]
+    return {
+        name: max(1, round(recipe[name] * share / STRIDE_PX)) * STRIDE_PX
+        for name in ("train_size", "start_size")
+        if recipe[name] is not None
+    }

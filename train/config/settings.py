@@ -26,6 +26,7 @@ from train.config.config import TrainConfig
 from train.config.limits import check_limits
 from train.config.rebalance import without_rebalance
 from train.config.recipes import create_recipe
+from train.config.resolution import sizes_in_proportion
 from train.config.safety import duration_text, parse_duration
 
 ENVIRONMENT = "HYPHAE_TRAIN_"
@@ -223,8 +224,15 @@ def settle(layers: Sequence[Layer]) -> Settings:
     base = flatten(create_recipe(recipe))
     if length is not None:  # the recipe may have another one
         base |= {name: None for name in ("samples", "budget") if name != length}
-    plain = _nested(base | chosen)
     defaults = dict.fromkeys(FIELDS, f"recipe {recipe}")
+    image_size = chosen.get("image_size")
+    if isinstance(image_size, int):
+        sizes = sizes_in_proportion(base, image_size)
+        base |= sizes
+        defaults |= dict.fromkeys(sizes, f"recipe {recipe}, at {image_size} px")
+    if length in ("samples", "budget"):  # which promise an end; the recipe's patience is for epochs
+        base["patience"], defaults["patience"] = None, f"{length} ends the run"
+    plain = _nested(base | chosen)
     return Settings(TrainConfig.from_dict(plain), defaults | sources)
 
 

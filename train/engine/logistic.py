@@ -57,13 +57,15 @@ class LogisticRegression:
     """The path of solutions from the strongest penalty to the weakest.
 
     Minimises the weighted mean cross entropy plus ``penalty / 2`` times the squared norm of the
-    weights, on features that are brought to mean 0 and variance 1; the bias is free.
+    weights, on features that are brought to mean 0 and variance 1 (or not); the bias is free.
 
     Args:
         train: What to fit.
         importance: ``(N,)`` weight of each sample, of mean 1.
         num_classes: K.
         soft_labels: ``(K, K)`` what is asked for in place of each label; None: that class alone.
+        standardised: Whether features are brought to variance 1: of a handful of samples, those that
+            hardly differ would count like all others.
     """
 
     def __init__(
@@ -72,11 +74,15 @@ class LogisticRegression:
         importance: torch.Tensor,
         num_classes: int,
         soft_labels: torch.Tensor | None = None,
+        *,
+        standardised: bool = True,
     ) -> None:
         features = train.features
         self._mean = features.mean(0)
         # A feature that never changes says nothing: its deviation of 0 must not divide.
         self._std = features.std(0, correction=0).clamp_min(1e-6)
+        if not standardised:
+            self._std = torch.ones_like(self._std)
         self._scaled = (features - self._mean) / self._std
         self._asked = train.labels if soft_labels is None else soft_labels[train.labels]
         self._importance = importance

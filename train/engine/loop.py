@@ -38,7 +38,7 @@ READ_STEPS = 50
 
 
 def fit(session: Session) -> None:
-    """Train to the end of the schedule, or until ``patience`` epochs brought nothing.
+    """Train to the end of the schedule, or until ``patience`` evaluations brought nothing.
 
     Raises:
         Interrupted: A signal or the time limit asked to stop; everything is saved.
@@ -62,12 +62,17 @@ def fit(session: Session) -> None:
             save_and_end(session, stop.exit_code)
         finish_stretch(session, val)
         session.look()
+    if not session.outlook.is_over:
+        session.log.say(
+            f"patience {config.patience}: so many evaluations brought no better val mIoU, so the run "
+            "ends before its schedule does"
+        )
 
 
 def is_over(session: Session) -> bool:
     """Whether no step follows, and those that were made are evaluated."""
-    done = session.done
-    is_stale = session.epoch - done.best_epoch >= session.config.patience
+    done, patience = session.done, session.config.patience
+    is_stale = patience is not None and done.without_gain >= patience
     return not done.images and (session.outlook.is_over or is_stale)
 
 
@@ -186,11 +191,11 @@ def finish_stretch(session: Session, val: Evaluation) -> None:
             f"the weights; try a lower --lr or --precision fp32{kept(session)}"
         )
     begin_epoch_if_done(session)
-    done.evaluations += 1
+    done.evaluations, done.without_gain = done.evaluations + 1, done.without_gain + 1
     epoch = session.epoch
     is_best = val.scores.miou > done.best_miou
     if is_best:
-        done.best_epoch, done.best_miou = epoch, val.scores.miou
+        done.best_epoch, done.best_miou, done.without_gain = epoch, val.scores.miou, 0
         done.temperature = fit_temperature(val.outputs) if val.outputs else 0.0
     seconds = add_up(done, val.seconds, session.log.spent_s())
     values = epoch_values(done, val, seconds, device=session.resolved.device)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -29,6 +30,7 @@ from train.scores.evaluation import Evaluation, evaluate
 from train.scores.metrics import scores
 
 FOLDER = "features"
+Classified = TypeVar("Classified", Head, Points)
 
 
 def fit_head(session: Session, shards: Path) -> None:
@@ -51,7 +53,14 @@ def fit_head(session: Session, shards: Path) -> None:
             f"features of {images:,} images in {seconds:.0f} s ({images / seconds:,.0f} img/s)"
         )
         layer = last_layer(session.model.backbone, session.num_classes)
-        head, loss = _best_head(session, train, importance, val)
+        head, loss = best_head(
+            _path(session, train, importance),
+            train,
+            val,
+            session.num_classes,
+            session.log.say,
+            lambda: _stop_if_asked(session),
+        )
         head.put_into(layer)
         if session.config.head != "only":
             return
@@ -116,26 +125,37 @@ def _features(session: Session, shards: Path) -> tuple[Samples, torch.Tensor, Sa
     return train, importance, val
 
 
-def _best_head(
-    session: Session, train: Samples, importance: torch.Tensor, val: Samples
-) -> tuple[Head | Points, float]:
-    """The head whose penalty does best on val, and its loss on the training features."""
-    fit = _path(session, train, importance)
-    best: tuple[tuple[float, float], float, Head | Points] | None = None
+def best_head(
+    fit: Callable[[float], Classified],
+    train: Samples,
+    val: Samples,
+    num_classes: int,
+    say: Callable[[str], None] = lambda line: None,
+    after_fit: Callable[[], None] = lambda: None,
+) -> tuple[Classified, float]:
+    """The head whose penalty does best on val, and its loss on the training features.
+
+    Args:
+        fit: From a penalty to its head; penalties become weaker.
+        train: What it fits.
+        val: What to choose by.
+        num_classes: K.
+        say: Takes the lines that tell of each penalty.
+        after_fit: Called after each; may raise.
+    """
+    best: tuple[tuple[float, float], float, Classified] | None = None
     for penalty in PENALTIES:
         head = fit(penalty)
         logits = head.logits(val.features)
-        miou = scores(
-            multiclass_confusion_matrix(logits.argmax(1), val.labels, session.num_classes)
-        ).miou
+        miou = scores(multiclass_confusion_matrix(logits.argmax(1), val.labels, num_classes)).miou
         loss = float(cross_entropy(logits, val.labels))
-        session.log.say(f"penalty {penalty:<6g}  val mIoU {miou:.4f}  val loss {loss:.4f}")
+        say(f"penalty {penalty:<6g}  val mIoU {miou:.4f}  val loss {loss:.4f}")
         if best is None or (miou, -loss) > best[0]:
             best = (miou, -loss), penalty, head
-        _stop_if_asked(session)
+        after_fit()
     assert best is not None
     _, penalty, head = best
-    session.log.say(f"penalty {penalty:g} is best on val")
+    say(f"penalty {penalty:g} is best on val")
     return head, float(cross_entropy(head.logits(train.features), train.labels))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TextIO
 
-from train.inference.answers import Answer
+from train.inference.answers import UNKNOWN, Answer
 
 
 class AnswerWriter(Protocol):
@@ -27,18 +27,27 @@ class TableWriter:
 
     def write(self, path: Path, answer: Answer) -> None:
         """Add a line."""
-        said = f"{answer.name} {answer.probability:.0%}" if answer.name else "unsure"
-        rank = "" if answer.rank in ("species", "unsure") else f" ({answer.rank})"
+        said = f"{answer.name} {answer.probability:.0%}" if answer.name else answer.rank
+        if answer.rank == UNKNOWN:
+            said = f"not one of the known species (score {answer.known_score:.4g})"
+        rank = f" ({answer.rank})" if answer.name and answer.rank != "species" else ""
         shown = answer.top[1:] if answer.rank == "species" else answer.top
         others = ", ".join(f"{name} {probability:.0%}" for name, probability in shown)
         danger = ""
         if answer.dangerous is not None:
             danger = f"; poisonous or deadly: {answer.dangerous:.1%}"
-        self._file.write(f"{path}: {said}{rank}; else {others}{danger}\n")
+        chosen = ""
+        if answer.species_set is not None:
+            chosen = f"; set: {', '.join(answer.species_set) or 'empty'}"
+        self._file.write(f"{path}: {said}{rank}; else {others}{chosen}{danger}\n")
 
 
 class CsvWriter:
-    """Columns: path, answer, rank, probability, edibility, dangerous, species and probabilities."""
+    """Columns: path, answer, rank, probability, edibility, dangerous, species and probabilities.
+
+    Then how well the photograph fits the known species, and the prediction set, its species between
+    semicolons; both empty where nothing says so.
+    """
 
     def __init__(self, file: TextIO, top: int) -> None:
         self._table = csv.writer(file, lineterminator="\n")
@@ -46,18 +55,30 @@ class CsvWriter:
             f"{name}_{at}" for at in range(1, top + 1) for name in ("species", "probability")
         ]
         self._table.writerow(
-            ["path", "answer", "rank", "probability", "edibility", "dangerous", *numbered]
+            [
+                "path",
+                "answer",
+                "rank",
+                "probability",
+                "edibility",
+                "dangerous",
+                *numbered,
+                "known_score",
+                "set",
+            ]
         )
 
     def write(self, path: Path, answer: Answer) -> None:
         """Add a row."""
         dangerous = "" if answer.dangerous is None else f"{answer.dangerous:.6f}"
+        score = answer.known_score
         candidates = [
             text for name, probability in answer.top for text in (name, f"{probability:.6f}")
         ]
         self._table.writerow(
             [path, answer.name, answer.rank, f"{answer.probability:.6f}", answer.edibility,
-             dangerous, *candidates]
+             dangerous, *candidates, "" if score is None else f"{score:.6g}",
+             ";".join(answer.species_set or ())]
         )  # fmt: skip
 
 
@@ -77,6 +98,8 @@ class JsonLinesWriter:
             "edibility": answer.edibility,
             "dangerous": answer.dangerous,
             "top": [{"species": name, "probability": value} for name, value in answer.top],
+            "known_score": answer.known_score,
+            "set": answer.species_set,
         }
         self._file.write(json.dumps(content) + "\n")
 

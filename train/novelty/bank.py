@@ -7,7 +7,7 @@ own (:mod:`train.engine.probe`) are used where they will do.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -18,6 +18,7 @@ import torch
 
 from loaders.factory import create_loader
 from loaders.subset import Subset
+from shards.errors import UserError
 from shards.reader import ShardSet
 from train.checkpoints.checkpoint import model_from_checkpoint
 from train.config.grid import digest_of
@@ -29,6 +30,7 @@ from train.inference.prediction import preprocessing_of
 from train.inference.trained import Trained
 from train.method.batches import eval_config, stored_split
 from train.method.models import classifier_layer
+from train.method.prototypes import Prototypes
 
 
 class FeatureBank:
@@ -36,6 +38,9 @@ class FeatureBank:
 
     Args:
         trained: The checkpoint, on its shard set.
+
+    Raises:
+        UserError: From the constructor, where the network does not end in a linear layer.
     """
 
     def __init__(self, trained: Trained) -> None:
@@ -45,6 +50,11 @@ class FeatureBank:
         self._model = model.to(trained.resolved.device)
         self.backbone = model.backbone
         layer = last_layer(model.backbone, self.num_classes)
+        if isinstance(layer, Prototypes):
+            raise UserError(
+                f"{trained.file} ends in prototypes; few shots, enrolment and unknown species are for "
+                "networks that end in a linear layer"
+            )
         bias = torch.zeros(self.num_classes) if layer.bias is None else layer.bias
         self.head = Head(layer.weight.detach(), bias.detach().to(layer.weight.device))
         """The last layer, which makes logits of features."""
@@ -67,17 +77,18 @@ class FeatureBank:
         """Of the weights below the last layer, of how photographs come to them, and of these."""
         saved = self.trained.saved
         head = f"{classifier_layer(self.backbone, self.num_classes)}."
-        hashed = hashlib.sha256()
-        for name, values in sorted(saved.model.items()):
-            if not name.startswith(head):
-                hashed.update(name.encode())
-                hashed.update(values.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        below = {name: each for name, each in saved.model.items() if not name.startswith(head)}
         config = saved.config
         shown = [config.image_size, config.eval_resize, config.mean, config.std]
         return digest_of(
-            [hashed.hexdigest(), shown, self.trained.resolved.precision,
+            [_sha256(below), shown, self.trained.resolved.precision,
              self.trained.manifest.fingerprint]
         )  # fmt: skip
+
+    @cached_property
+    def head_digest(self) -> str:
+        """Of the last layer."""
+        return _sha256({"weight": self.head.weight.cpu(), "bias": self.head.bias.cpu()})[:8]
 
     def of_split(self, split: str, subset: Subset) -> Samples:
         """Of the central crops of a part of a split of the run, each photograph once.
@@ -144,3 +155,11 @@ class FeatureBank:
                     features.append(self.network(batch.images.to(resolved.device)).clone())
         none = self.head.weight.new_empty(0, self.head.weight.shape[1])
         return torch.cat([none, *features]), bad
+
+
+def _sha256(weights: Mapping[str, torch.Tensor]) -> str:
+    hashed = hashlib.sha256()
+    for name, values in sorted(weights.items()):
+        hashed.update(name.encode())
+        hashed.update(values.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return hashed.hexdigest()

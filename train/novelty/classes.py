@@ -1,21 +1,11 @@
-"""Which classes a model knows, and which are new to it."""
+"""Which classes are new to a model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import torch
-
 from shards.errors import UserError, unknown_name
 from train.checkpoints.checkpoint import Checkpoint
-
-
-def known_classes(saved: Checkpoint) -> torch.Tensor:
-    """``(K,)`` bool: the classes that the model was trained on, or that were enrolled."""
-    names = saved.class_names
-    kept = saved.config.eval_subset("test").kept_classes(names)
-    return torch.from_numpy(kept | np.isin(names, list(saved.enrolled)))
 
 
 def novel_classes(saved: Checkpoint, asked: Sequence[str]) -> tuple[str, ...]:
@@ -24,7 +14,7 @@ def novel_classes(saved: Checkpoint, asked: Sequence[str]) -> tuple[str, ...]:
     Raises:
         UserError: There are none, they do not exist, or the network was trained on one.
     """
-    pairs = zip(saved.class_names, known_classes(saved).tolist(), strict=True)
+    pairs = zip(saved.class_names, saved.known.tolist(), strict=True)
     known = {name for name, is_known in pairs if is_known}
     if not asked:
         held_out = tuple(name for name in saved.class_names if name not in known)

@@ -17,12 +17,11 @@ from torch.nn.functional import softplus
 from shards.errors import UserError
 from train.checkpoints.checkpoint import CHECKPOINT_VERSION, MARK, Checkpoint
 from train.engine.logistic import ITERATIONS, TOLERANCE, Head, Samples
-from train.novelty.classes import known_classes
 
 PENALTY = 1e-2
 """Of the squared weights, on features of variance 1, as in :mod:`train.engine.logistic`."""
-OF_TRAINING = ("stepped", "optimizer", "scaler", "rng", "cuda_rng")
-"""Fields of a checkpoint that nobody needs who does not train on."""
+LEFT_OUT = ("stepped", "tree", "optimizer", "scaler", "rng", "cuda_rng", "conformal")
+"""Fields of a checkpoint that only training needs, or that no longer hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +107,18 @@ def place_of(saved: Checkpoint, species: str) -> int:
     if species not in saved.class_names:
         return len(saved.class_names)
     label = saved.class_names.index(species)
-    if known_classes(saved)[label]:
+    if saved.known[label]:
         raise UserError(f"the model knows {species!r} already; choose another --species")
     return label
 
 
 def with_class(
-    content: dict[str, Any], saved: Checkpoint, layer: str, species: str, row: Row, photos: int
+    content: dict[str, Any],
+    saved: Checkpoint,
+    layer: str,
+    species: str,
+    row: Row,
+    features: torch.Tensor,
 ) -> dict[str, Any]:
     """The content of a checkpoint, one class more.
 
@@ -124,7 +128,7 @@ def with_class(
         layer: Name of the last layer.
         species: Name of the class (:func:`place_of`).
         row: Of the last layer.
-        photos: From how many photographs.
+        features: ``(n, D)`` of its photographs.
 
     Raises:
         UserError: The last layer has no bias.
@@ -146,10 +150,11 @@ def with_class(
     )
     names = saved.class_names
     return {
-        **{name: value for name, value in content.items() if name not in OF_TRAINING},
+        **{name: value for name, value in content.items() if name not in LEFT_OUT},
         MARK: CHECKPOINT_VERSION,
         "model": model,
         "config": asdict(config),
         "class_names": list(names if species in names else (*names, species)),
-        "enrolled": saved.enrolled | {species: photos},
+        "enrolled": saved.enrolled | {species: len(features)},
+        "unknown": None if saved.unknown is None else asdict(saved.unknown.with_class(features)),
     }

@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from loaders.draws import Ids
 from shards.errors import UserError
 from train.engine.logistic import Samples
 
@@ -41,7 +42,7 @@ class Episodes:
     seed: int = 0
 
     @cached_property
-    def _of_class(self) -> dict[int, np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    def _of_class(self) -> dict[int, Ids]:
         labels = self.pool.labels.cpu().numpy()
         return {int(label): np.flatnonzero(labels == label) for label in np.unique(labels)}
 
@@ -78,7 +79,7 @@ class Episodes:
             queries=self._samples([each[: self.queries] for each in orders]),
         )
 
-    def _samples(self, rows: list[np.ndarray[tuple[int], np.dtype[np.int64]]]) -> Samples:
+    def _samples(self, rows: list[Ids]) -> Samples:
         at = torch.from_numpy(np.concatenate(rows)).to(self.pool.labels.device)
         labels = torch.arange(len(rows)).repeat_interleave(len(rows[0])).to(at.device)
         return Samples(self.pool.features[at], labels)

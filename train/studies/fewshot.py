@@ -13,7 +13,7 @@ import numpy as np
 from shards.writer import write_file
 from train.novelty.episodes import Episodes
 from train.novelty.fewshots import METHODS, PENALTY, TEMPERATURE, accuracies
-from train.runs.figures import encode_png
+from train.runs.figures import Picture, encode_png
 from train.scores.intervals import Bootstrap, Interval, interval
 from train.studies.cells import Cells, Result, Values, run_cells, study_folder
 from train.studies.chart import Curve, line_chart
@@ -115,7 +115,7 @@ def _csv_row(each: Accuracy) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _picture(found: Sequence[Accuracy]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _picture(found: Sequence[Accuracy]) -> Picture:
     curves = []
     for method in METHODS:
         rows = [each for each in found if each.method == method]
