@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -30,7 +30,15 @@ from train.scores.evaluation import Evaluation, evaluate
 from train.scores.metrics import scores
 
 FOLDER = "features"
-Classified = TypeVar("Classified", Head, Points)
+
+
+class _Answering(Protocol):
+    """A last layer, whatever its kind."""
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor: ...
+
+
+LastLayer = TypeVar("LastLayer", bound=_Answering)
 
 
 def fit_head(session: Session, shards: Path) -> None:
@@ -126,13 +134,13 @@ def _features(session: Session, shards: Path) -> tuple[Samples, torch.Tensor, Sa
 
 
 def best_head(
-    fit: Callable[[float], Classified],
+    fit: Callable[[float], LastLayer],
     train: Samples,
     val: Samples,
     num_classes: int,
     say: Callable[[str], None] = lambda line: None,
     after_fit: Callable[[], None] = lambda: None,
-) -> tuple[Classified, float]:
+) -> tuple[LastLayer, float]:
     """The head whose penalty does best on val, and its loss on the training features.
 
     Args:
@@ -143,7 +151,7 @@ def best_head(
         say: Takes the lines that tell of each penalty.
         after_fit: Called after each; may raise.
     """
-    best: tuple[tuple[float, float], float, Classified] | None = None
+    best: tuple[tuple[float, float], float, LastLayer] | None = None
     for penalty in PENALTIES:
         head = fit(penalty)
         logits = head.logits(val.features)

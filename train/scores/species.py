@@ -130,7 +130,7 @@ def class_tree(class_names: Sequence[str], table: Path | None = None) -> torch.T
             other than others are.
     """
     heights = taxonomy_of(class_names, table).heights
-    if len(heights.unique()) < 3:  # 0 on the diagonal, and one elsewhere
+    if len(set(heights.flatten().tolist())) < 3:  # 0 on the diagonal, and one elsewhere
         source = "species.csv" if table is None else str(table)
         raise UserError(
             f"by species table {source} the {len(class_names)} classes are all equally far from each "

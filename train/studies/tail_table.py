@@ -156,11 +156,11 @@ def _csv_row(way: Way, difference: Difference | None) -> dict[str, Any]:
         span = way.intervals[name]
         row |= {name: way.values[name], f"{name}_low": span.low, f"{name}_high": span.high}
     row |= {f"recall_{name}": way.third(name) for name in THIRDS}
-    found = difference is not None
-    row["mf1_less_none"] = difference.value if found else ""
-    row["mf1_less_none_low"] = difference.interval.low if found else ""
-    row["mf1_less_none_high"] = difference.interval.high if found else ""
-    return row
+    names = ("mf1_less_none", "mf1_less_none_low", "mf1_less_none_high")
+    if difference is None:
+        return row | dict.fromkeys(names, "")
+    span = difference.interval
+    return row | dict(zip(names, (difference.value, span.low, span.high), strict=True))
 
 
 def _picture(ways: Sequence[Way]) -> npt.NDArray[np.uint8]:
