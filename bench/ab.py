@@ -7,13 +7,14 @@ says more about them than about either side: then processor time decides, which 
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from shards.settings import CODE_ROOT
 OPEN_S, BLOCK_EXTRA_S = 120.0, 60.0
 """How long opening may take, and a block beyond its own length."""
 BASE, NEW = "base", "new"
+WORK = "hyphae-bench-ab-"
+"""How the names of temporary folders begin; the number of the process follows."""
 CHECK_EVERY = 10
 """Pairs."""
 PAIRS, MOST_PAIRS, BLOCK_S = 40, 400, 0.1
@@ -81,6 +84,25 @@ def worktree(ref: str, folder: Path, repository: Path = CODE_ROOT) -> Iterator[P
         )
 
 
+def remove_orphans(repository: Path = CODE_ROOT) -> None:
+    """Put away the worktrees of calls that were killed before they could."""
+    command = [_git(repository), "-C", str(repository), "worktree"]
+    listed = subprocess.run(
+        [*command, "list", "--porcelain"], capture_output=True, text=True, check=False
+    )
+    for line in listed.stdout.splitlines():
+        work = Path(line.removeprefix("worktree ")).parent
+        number = work.name.removeprefix(WORK).split("-")[0]
+        if not (line.startswith("worktree ") and work.name.startswith(WORK) and number.isdigit()):
+            continue
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(int(number), 0)
+            continue  # it is at work
+        tree = line.removeprefix("worktree ")
+        subprocess.run([*command, "remove", "--force", tree], capture_output=True, check=False)
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def measure_ab(request: AbRequest, repository: Path = CODE_ROOT) -> tuple[Section, Comparison]:
     """Pairs of blocks of both commits, and which one is faster if that can be told.
 
@@ -89,7 +111,9 @@ def measure_ab(request: AbRequest, repository: Path = CODE_ROOT) -> tuple[Sectio
         JobError: A side does not run; the message names it.
     """
     with ExitStack() as stack:
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hyphae-bench-ab-")))
+        remove_orphans(repository)
+        prefix = f"{WORK}{os.getpid()}-"
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix)))
         refs = {BASE: request.base, NEW: request.new}
         codes = {
             side: stack.enter_context(worktree(ref, work / side, repository))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.paired import Comparison
-from bench.result import Report, Result, Section
+from bench.result import Report, Result, Section, text_table
 from shards.errors import UserError
 
 BETWEEN_RUNS = 0.05
@@ -34,8 +34,10 @@ def read_record(file: Path) -> Report:
         return Report.from_json(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is no record of bench --json: {error}") from None
+    except ValueError as error:
+        raise UserError(
+            f"{file} is no record that `bench ... --json FILE` wrote: {error}"
+        ) from None
 
 
 def between_runs(records: Sequence[Report]) -> dict[tuple[str, str], float]:
@@ -103,8 +105,12 @@ def compare_records(base: Report, new: Report, more: Sequence[Report] = ()) -> S
                 repeats=(found.ratio,),
                 unit="x",
                 measured=False,
-                note=f"{found.low:.2f}..{found.high:.2f}  {found.verdict}",
-                details={"verdict": found.verdict, "between_runs": spread},
+                note=found.verdict,
+                details={
+                    "verdict": found.verdict,
+                    "interval": [found.low, found.high],
+                    "between_runs": spread,
+                },
             )
         )
     known = f"measured on {len(more) + 1} records" if more else f"assumed, {BETWEEN_RUNS:.0%}"
@@ -114,6 +120,16 @@ def compare_records(base: Report, new: Report, more: Sequence[Report] = ()) -> S
         results=tuple(results),
         notes=(f"spread between runs: {known}", *_differences(base, new)),
     )
+
+
+def render_comparison(section: Section) -> str:
+    """What :func:`compare_records` found, as text."""
+    rows = [["", "new / base", "95 %", ""]]
+    for each in section.results:
+        low, high = each.details["interval"]
+        rows.append([each.name, f"{each.median:.2f}", f"{low:.2f}..{high:.2f}", each.note])
+    lines = [section.title, *(f"  {line}" for line in text_table(rows, left=(0, 3)))]
+    return "\n".join(lines + [f"  note: {note}" for note in section.notes])
 
 
 def _differences(base: Report, new: Report) -> list[str]:

@@ -17,7 +17,7 @@ PROOF_TRIALS = 20
 
 @click.command(context_settings=HELP)
 @click.argument("base")
-@click.option("--to", "new", default="HEAD", help="The commit to compare with BASE.")
+@click.option("--to", "new", help="The commit to compare with BASE.  [default: HEAD]")
 @click.option(
     "--what", type=click.Choice(["loader", "step"]), default="loader", help="What to time."
 )
@@ -48,7 +48,7 @@ PROOF_TRIALS = 20
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write JSON here.")
 def ab(
     base: str,
-    new: str,
+    new: str | None,
     what: str,
     shards: Path | None,
     image_size: int,
@@ -72,7 +72,10 @@ def ab(
 
     if proof and what != "loader":
         raise UserError(f"--proof is of the loader, which it can slow; leave out --what {what}")
-    commit = commit_of(base)  # said before shards are looked for
+    if proof and new is not None:
+        raise UserError(f"--proof compares BASE with itself; leave out --to {new}")
+    commit, new = commit_of(base), new or "HEAD"
+    commit_of(new)  # said before shards are looked for
     failed, verdicts = [], []
     with BenchSession(
         shards=shards,
@@ -126,23 +129,24 @@ def compare(base: Path, new: Path, runs: tuple[Path, ...]) -> None:
     Runs at different times differ by more than their repeats do, so the interval is widened by the
     spread between runs. To decide about a change, `bench ab` is sharper.
     """
-    from bench.compare import compare_records, read_record
-    from bench.result import render
+    from bench.compare import compare_records, read_record, render_comparison
 
     more = [read_record(each) for each in runs]
-    click.echo(render(compare_records(read_record(base), read_record(new), more)))
+    click.echo(render_comparison(compare_records(read_record(base), read_record(new), more)))
 
 
 @click.command(context_settings=HELP)
 @click.argument("records", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, dir_okay=False),
     default=Path("bench.html"),
     help="The page to write.",
 )
 @click.option(
-    "--svg", type=click.Path(path_type=Path), help="Also write the ladder alone, as a picture."
+    "--svg",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the ladder alone, as a picture.",
 )
 def report(records: tuple[Path, ...], out: Path, svg: Path | None) -> None:
     """One page of HTML of some records that --json wrote: ladder, loaders, step, table.
@@ -152,7 +156,16 @@ def report(records: tuple[Path, ...], out: Path, svg: Path | None) -> None:
     from bench.chart import log_chart
     from bench.compare import read_record
     from bench.page import page
+    from train.runs.writable import check_writable
 
+    used = {each.resolve() for each in records}
+    for option, file in (("--out", out), ("--svg", svg)):
+        if file is None:
+            continue
+        check_writable(option, file)
+        if file.resolve() in used:
+            raise UserError(f"{option} {file} is a record or named twice; name another file")
+        used.add(file.resolve())
     read = [read_record(each) for each in records]
     ladders = [each for record in read for each in record.sections if each.name == "ladder"]
     if svg is not None and not ladders:

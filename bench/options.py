@@ -90,7 +90,10 @@ def _archs(_context: click.Context, _option: click.Parameter, value: str) -> tup
 
     if value == "all":
         return tuple(published_table())
-    return tuple(name.strip() for name in value.split(","))
+    names = tuple(name.strip() for name in value.split(","))
+    if "" in names:
+        raise click.BadParameter(f"a name is missing between the commas of {value!r}")
+    return names
 
 
 def archs_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -58,8 +58,8 @@ def page(reports: Sequence[Report]) -> str:
 
 def _report(report: Report) -> str:
     about = "".join(f"<br>{escape(line)}" for line in describe(report.environment).splitlines())
-    command = escape(str(report.environment["command"]))
-    time = escape(str(report.environment["time"]))
+    command = escape(str(report.environment.get("command", "command not noted")))
+    time = escape(str(report.environment.get("time", "")))
     return f'<p class="quiet"><code>{command}</code>, {time}{about}</p>' + "".join(
         _section(each) for each in report.sections
     )

@@ -16,6 +16,8 @@ NOT_MEASURED = "-"
 UNSTEADY = 1.5
 DERIVED = ("median", "spread", "interval")
 """Written for whoever reads the JSON; computed again from the repeats when it is read back."""
+ENVIRONMENT = {"machine": dict, "versions": dict, "command": str, "time": str}
+"""What readers of a record rely on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,16 +99,25 @@ class Report:
         """The reverse of :meth:`to_json`.
 
         Raises:
-            ValueError: Not JSON, or a record of another version.
+            ValueError: Not JSON, or none of ours; the message says what is missing.
         """
         content = json.loads(text)
         version = content.get("record_version") if isinstance(content, dict) else None
+        if version is None:
+            raise ValueError(f"it names no record_version, expected {RECORD_VERSION}")
         if version != RECORD_VERSION:
-            raise ValueError(f"bench record of version {version!r}, expected {RECORD_VERSION}")
-        return cls(
-            environment=content["environment"],
-            sections=tuple(_section(each) for each in content["sections"]),
-        )
+            raise ValueError(f"its record_version is {version!r}, expected {RECORD_VERSION}")
+        try:
+            environment = content["environment"]
+            for name, kind in ENVIRONMENT.items():
+                if not isinstance(environment.get(name, kind()), kind):
+                    raise TypeError(name)
+            sections = tuple(_section(each) for each in content["sections"])
+        except KeyError as error:
+            raise ValueError(f"it has no {error.args[0]}") from None
+        except (TypeError, AttributeError):
+            raise ValueError("a part of it is of another kind than bench writes") from None
+        return cls(environment=environment, sections=sections)
 
 
 def _section(content: dict[str, Any]) -> Section:

@@ -30,7 +30,9 @@ def predict(
     """
     from bench.predict import measure_prediction
     from bench.session import Recorder
+    from train.checkpoints.checkpoint import check_archive, checkpoint_file
 
+    check_archive(checkpoint_file(run))  # before anything is said
     with Recorder(json_file) as session:
         session.show(measure_prediction(run, photos, split, repeats, shards))
 

@@ -37,12 +37,17 @@ def from_plain(kind: type[T], content: object, where: str) -> T:
         if required and each.name not in content:
             raise ValueError(f"{where} has no {each.name}")
     return kind(
-        **{name: _checked(hints[name], each, f"{where}.{name}") for name, each in content.items()}
+        **{name: checked(hints[name], each, f"{where}.{name}") for name, each in content.items()}
     )
 
 
-def _checked(hint: Any, value: Any, where: str) -> Any:
-    """``value`` as the annotation ``hint`` has it."""
+def checked(hint: Any, value: Any, where: str) -> Any:
+    """``value`` as the annotation ``hint`` has it.
+
+    Raises:
+        ValueError: It is of another type; the message begins with ``where``.
+        OverflowError: A whole number is too large for a float.
+    """
     origin, parts = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -52,7 +57,7 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         if value is None and NoneType in parts:
             return None
         kinds = [part for part in parts if part is not NoneType]
-        return _checked(
+        return checked(
             next((each for each in kinds if type(value) is each), kinds[0]), value, where
         )
     if origin is Literal:
@@ -64,14 +69,14 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         if len(of_each) != len(value):
             raise ValueError(f"{where} has {len(value)} values, expected {len(of_each)}")
         pairs = zip(of_each, value, strict=True)
-        return tuple(_checked(part, each, where) for part, each in pairs)
+        return tuple(checked(part, each, where) for part, each in pairs)
     if origin is dict and isinstance(value, dict):
-        checked = {}
+        found = {}
         for name, each in value.items():
-            _checked(parts[0], name, where)
-            checked[name] = _checked(parts[1], each, f"{where}.{name}")
+            checked(parts[0], name, where)
+            found[name] = checked(parts[1], each, f"{where}.{name}")
         # A state dictionary stays as it is: it carries the versions of its modules.
-        return checked if is_dataclass(parts[1]) else value
+        return found if is_dataclass(parts[1]) else value
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is hint:

@@ -81,8 +81,8 @@ def main(
     """Train a classifier on a shard set.
 
     A field that is not given comes from --config, else HYPHAE_TRAIN_<FIELD>, else [train] of
-    local.toml, else the recipe. Reports mIoU, macro F1 and overall accuracy on val after each epoch,
-    and on test for the best epoch. Ctrl-C, SIGTERM and --time-limit save; --resume goes on.
+    local.toml, else the recipe. Reports mIoU, macro F1 and overall accuracy on val, each --eval-every
+    epochs, and on test for the best of them. Ctrl-C, SIGTERM and --time-limit save; --resume goes on.
     """
     if list_recipes:
         click.echo(describe_recipes())

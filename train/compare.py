@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -19,20 +20,38 @@ from train.runs.writable import check_writable
 )
 @click.option("--shards", metavar="FOLDER|URL", help="Shard set.  [default: those of the runs]")
 @click.option(
+    "--species",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Species table: CSV with the columns of train/data/species.csv.  [default: that file]",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
     help="Also write a page with curves here: one HTML file that needs no network.",
 )
-def main(runs: tuple[Path, ...], shards: str | None, out: Path | None) -> None:
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="Write everything here: of each run what `train.evaluate --json` writes, and the verdicts.",
+)
+def main(
+    runs: tuple[Path, ...],
+    shards: str | None,
+    species: Path | None,
+    out: Path | None,
+    json_file: Path | None,
+) -> None:
     """Evaluate the best checkpoints of runs and set them side by side.
 
-    Of two runs, a paired bootstrap over the images says of each metric whether the second is better,
-    worse, or whether that is undecided.
+    Of two runs, a paired bootstrap over the images of test (of val where there is no test) says of
+    each metric whether the second is better, worse, or whether that is undecided.
     """
     if len(runs) < 2:
         raise UserError("compare needs two runs or more")
-    if out is not None:
-        check_writable("--out", out)
+    for option, file in (("--out", out), ("--json", json_file)):
+        if file is not None:
+            check_writable(option, file)
     with importing():
         from train.report.compare_page import compare_page, run_table
         from train.report.content import read_content
@@ -41,17 +60,23 @@ def main(runs: tuple[Path, ...], shards: str | None, out: Path | None) -> None:
 
     if out is not None:
         require_plotly()
-    contents = [read_content(each, shards, None) for each in runs]
+    contents = [read_content(each, shards, species) for each in runs]
     lines = run_table(contents)
-    verdicts = []
+    found = []
     if len(contents) == 2:
-        verdicts = [str(each) for each in differences(contents[0].outputs, contents[1].outputs)]
-        lines += [f"{runs[1]} against {runs[0]}:", *(f"  {each}" for each in verdicts)]
+        found = differences(contents[0].outputs, contents[1].outputs)
+        lines += [f"{runs[1]} against {runs[0]}:", *(f"  {each}" for each in found)]
     for line in lines:
         click.echo(line)
     if out is not None:
-        write_file(out, compare_page(contents, verdicts).encode())
+        write_file(out, compare_page(contents, [str(each) for each in found]).encode())
         click.echo(str(out))
+    if json_file is not None:
+        content = {
+            "runs": [each.row for each in contents],
+            "differences": [each.as_dict() for each in found],
+        }
+        write_file(json_file, (json.dumps(content, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -35,7 +35,10 @@ COMPARED = 200
     "calibrated probabilities out; safetensors: the weights.",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: beside CHECKPOINT]"
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A new file.  [default: beside CHECKPOINT, its name with .ckpt, .onnx, .int8.onnx, .pt2 or "
+    ".safetensors]",
 )
 @click.option(
     "--shards",
@@ -52,7 +55,7 @@ def main(
 ) -> None:
     """Write CHECKPOINT (a .pt file, or a run folder for its best one) in another format.
 
-    All but lightning are compared with PyTorch on photographs of the test split.
+    Checkpoints of the course are not taken: their classes and pixels are not in them. All but lightning are compared with PyTorch on photographs of the test split.
     """
     with importing():
         from train.checkpoints.checkpoint import checkpoint_file, load_checkpoint, save_plain

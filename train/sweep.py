@@ -60,7 +60,9 @@ def list_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @safety_options
 @click.option("--dry-run", is_flag=True, help="Print the number of runs, list them and end.")
 @click.option("--search", type=click.Choice(["tpe", "random"]), help="Let optuna choose values.")
-@click.option("--trials", type=click.IntRange(1, MAX_TRIALS), help="Runs of a search, in all.")
+@click.option(
+    "--trials", metavar="N", type=click.IntRange(1, MAX_TRIALS), help="Runs of a search, in all."
+)
 @click.option(
     "--param",
     "params",
@@ -83,7 +85,10 @@ def main(
 ) -> None:
     """Train a classifier in every combination of values, or search for good ones.
 
-    Every field of `python -m train` takes a list: --arch resnet18,resnet50 --image-size 224,384.
+    Every field of `python -m train` takes a list: --arch resnet18,resnet50 --image-size 224,384; a
+    switch takes true,false. Semicolons separate values that have commas: --crop-scale
+    "0.08,1;0.35,1". `python -m train --help` shows ranges and defaults.
+
     The same command goes on with a sweep that was stopped, and tries failed runs again. The best
     run is the one with the highest mIoU on val. docs/sweeps.md tells more.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -13,7 +14,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bench.ab import MOST_PAIRS, PAIRS, AbRequest, Block, Pairs, measure_ab, worktree
+from bench.ab import (
+    BASE,
+    MOST_PAIRS,
+    PAIRS,
+    WORK,
+    AbRequest,
+    Block,
+    Pairs,
+    measure_ab,
+    remove_orphans,
+    worktree,
+)  # fmt: skip
 from bench.ab_proof import failures, prove_ab
 from bench.ab_side import slowed_down
 from bench.compare_commands import ab
@@ -97,6 +109,37 @@ def test_a_commit_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         worktree("no-such-commit", tmp_path / "code"),
     ):
         pass
+
+
+@IN_A_REPOSITORY
+def test_what_a_killed_call_left_is_put_away_but_not_what_another_call_works_in(
+    tmp_path: Path,
+) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    repository, works = tmp_path / "repository", {}
+    subprocess.run(["git", "clone", "-q", "--no-checkout", REPO, repository], check=True)
+    for number in (ended.pid, os.getpid()):
+        works[number] = tmp_path / f"{WORK}{number}-x"
+        works[number].mkdir()
+        subprocess.run(
+            ["git", "-C", repository, "worktree", "add", "-q", "--detach", "--no-checkout",
+             works[number] / BASE, "HEAD"],
+            check=True,
+        )  # fmt: skip
+    remove_orphans(repository)
+    assert [works[ended.pid].exists(), works[os.getpid()].exists()] == [False, True]
+    listed = subprocess.check_output(["git", "-C", repository, "worktree", "list"], text=True)
+    assert str(works[ended.pid]) not in listed
+    assert str(works[os.getpid()]) in listed
+
+
+def test_the_proof_takes_no_second_commit() -> None:
+    done = CliRunner().invoke(ab, ["HEAD", "--proof", "--to", "HEAD~1"], standalone_mode=False)
+    assert isinstance(done.exception, UserError)
+    assert done.exception.format_message() == (
+        "--proof compares BASE with itself; leave out --to HEAD~1"
+    )
 
 
 def test_a_folder_without_git_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -59,10 +60,37 @@ def test_records_without_a_common_rate_are_refused() -> None:
 
 def test_a_file_that_is_no_record_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
-    with pytest.raises(UserError, match=r"a\.json is no record of bench --json"):
+    with pytest.raises(
+        UserError, match=r"a\.json is no record that `bench \.\.\. --json FILE` wrote: it names no"
+    ):
         read_record(tmp_path / "a.json")
     with pytest.raises(UserError, match=r"cannot read .*none\.json"):
         read_record(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"environment": "here"}, "a part of it is of another kind than bench writes"),
+        ({"environment": {"machine": []}}, "a part of it is of another kind than bench writes"),
+        ({}, "it has no sections"),
+        ({"sections": "none"}, "a part of it is of another kind than bench writes"),
+        ({"sections": [{"name": "ladder"}]}, "it has no results"),
+        ({"record_version": 99}, "its record_version is 99, expected 1"),
+    ],
+)
+def test_a_record_that_was_changed_by_hand_is_one_line(
+    tmp_path: Path, changed: dict[str, object], said: str
+) -> None:
+    content = json.loads(record(100.0).to_json()) | changed
+    if not changed:
+        del content["sections"]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(UserError) as refused:
+        read_record(tmp_path / "a.json")
+    assert refused.value.format_message() == (
+        f"{tmp_path / 'a.json'} is no record that `bench ... --json FILE` wrote: {said}"
+    )
 
 
 def test_the_command_prints_ratio_interval_and_verdict(tmp_path: Path) -> None:
@@ -70,5 +98,7 @@ def test_the_command_prints_ratio_interval_and_verdict(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(record(50.0).to_json())
     done = CliRunner().invoke(compare, [str(tmp_path / "a.json"), str(tmp_path / "b.json")])
     assert done.exit_code == 0
-    assert "loaders: loader 0  0.50 x" in done.output
-    assert "slower" in done.output
+    lines = done.output.splitlines()
+    assert lines[1].split() == ["new", "/", "base", "95", "%"]
+    assert lines[2].startswith("  loaders: loader 0        0.50  0.4")
+    assert lines[2].endswith("  slower")

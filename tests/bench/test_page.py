@@ -146,6 +146,25 @@ def test_the_command_writes_page_and_picture(records: list[Report], tmp_path: Pa
     ET.fromstring((tmp_path / "a.svg").read_text())
 
 
+def test_a_page_replaces_no_record_and_no_picture(records: list[Report], tmp_path: Path) -> None:
+    file, page_file = tmp_path / "a.json", tmp_path / "a.html"
+    file.write_text(records[0].to_json())
+    before = file.read_bytes()
+    for asked, named in (
+        (["--out", file], f"--out {file}"),
+        (["--out", page_file, "--svg", file], f"--svg {file}"),
+        (["--out", page_file, "--svg", page_file], f"--svg {page_file}"),
+    ):
+        done = CliRunner().invoke(report, [str(each) for each in (file, *asked)])
+        assert done.exit_code == 2
+        assert f"{named} is a record or named twice; name another file" in done.output
+    done = CliRunner().invoke(report, [str(file), "--out", str(tmp_path / "none" / "a.html")])
+    assert done.exit_code == 2
+    assert f"no folder {tmp_path / 'none'}" in done.output
+    assert file.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
+
+
 def test_a_picture_without_a_ladder_is_one_line(records: list[Report], tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     file.write_text(records[1].to_json())

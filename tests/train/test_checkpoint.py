@@ -120,8 +120,8 @@ def test_a_full_disk_is_named_and_the_checkpoint_before_kept(
     with pytest.raises(JobError) as failed:
         save_checkpoint(path, CONTENT)
     assert failed.value.format_message() == (
-        f"cannot write {path}: the disk is full; the checkpoint before it is kept ({path}); free "
-        "some room, then go on with --resume"
+        f"cannot write {path}: the disk is full; the checkpoint before it is kept; free some room, "
+        f'then go on with: python -m train --resume "{tmp_path}"'
     )
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.glob("last*")] == [LAST]

@@ -158,6 +158,34 @@ def test_ranks_train_and_score_as_one_process_does(
     assert summaries[0]["test_images"] == summaries[1]["test_images"] == 6
 
 
+EVERYTHING: dict[str, object] = {
+    "samples": 100, "eval_every": 0.5, "start_size": 16, "ema": 0.8, "micro_batch": 4,
+    "clip_norm": 1.0, "schedule": "cosine", "warmup": 0.2, "label_smoothing": 0.1,
+    "mixup_prob": 0.4, "cutmix_prob": 0.4,
+}  # fmt: skip
+"""Every part of a step that depends on how far a run is, or on which images a rank has."""
+
+
+@pytest.mark.slow
+def test_ranks_agree_with_one_process_on_the_average_the_sizes_and_the_end_of_a_run(
+    tmp_path: Path, tiny_shards: Path, train_ranks: Any, metrics_of: Any
+) -> None:
+    one, many = tmp_path / "one", tmp_path / "many"
+    train_ranks(1, *options(tiny_shards, one, **EVERYTHING))
+    train_ranks(2, *options(tiny_shards, many, **EVERYTHING))
+    assert largest_difference(one, many) < 1e-6
+    assert largest_difference(one, many, "stepped") < 1e-6
+    ours, theirs = metrics_of(many), metrics_of(one)
+    assert [each["epoch"] for each in ours] == [each["epoch"] for each in theirs]
+    # Eight steps, the first four of 16 px; evaluated after 2, 3, 4, 6 and 8.
+    assert [each["train/image_size"] for each in ours] == [16, 16, 16, 32, 32]
+    for mine, other in zip(ours, theirs, strict=True):
+        for name in ("train/loss", "train/lr", "val/loss", "val/miou", "samples_seen"):
+            assert mine[name] == pytest.approx(other[name], rel=1e-6)
+    summaries = [json.loads((each / SUMMARY).read_text()) for each in (one, many)]
+    assert summaries[0]["test"] == summaries[1]["test"]
+
+
 @pytest.mark.slow
 def test_only_the_first_rank_writes(tmp_path: Path, tiny_shards: Path, train_ranks: Any) -> None:
     train_ranks(2, *options(tiny_shards, tmp_path / "run", epochs=2))

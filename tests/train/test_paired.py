@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ def test_the_command_compares_a_run_with_itself(
     finished_run: Path, command_line: Any, tmp_path: Path
 ) -> None:
     page = tmp_path / "compare.html"
-    ended = command_line(main, finished_run, finished_run, "--out", page)
+    table = tmp_path / "compare.json"
+    ended = command_line(main, finished_run, finished_run, "--out", page, "--json", table)
     assert (ended.code, ended.err) == (0, "")
     lines = ended.out.splitlines()
     heading = next(at for at, line in enumerate(lines) if line.startswith("run "))
@@ -89,6 +91,24 @@ def test_the_command_compares_a_run_with_itself(
     assert lines[heading + 3] == f"{finished_run} against {finished_run}:"
     assert all(line.endswith("undecided") for line in lines[heading + 4 : -1])
     assert "undecided" in page.read_text()
+    stored = json.loads(table.read_text())
+    assert [each["images"] for each in stored["runs"]] == [6, 6]
+    assert stored["runs"][0]["classes"] == stored["runs"][1]["classes"]
+    assert {each["metric"] for each in stored["differences"]} == {
+        "miou", "mf1", "oa", "top5", "nll",
+    }  # fmt: skip
+    assert all(
+        (each["second_minus_first"], each["interval"], each["verdict"]) == (0, [0, 0], "undecided")
+        for each in stored["differences"]
+    )
+
+
+def test_a_species_table_is_that_of_both_runs(
+    finished_run: Path, command_line: Any, tmp_path: Path
+) -> None:
+    ended = command_line(main, finished_run, finished_run, "--species", tmp_path / "none.csv")
+    assert ended.code == 2
+    assert "none.csv" in ended.err
 
 
 def test_one_run_is_not_enough(command_line: Any, tmp_path: Path) -> None:

@@ -234,7 +234,20 @@ def test_where_both_are_damaged_the_run_is_refused_in_one_line(
     truncate(previous(killed_run / LAST))
     ended = command_line(main, "--resume", killed_run)
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
-    assert "is no checkpoint: not an archive that torch.save wrote" in ended.err
+    assert ended.err.count("is no checkpoint: not an archive that torch.save wrote") == 2
+    assert ended.err.endswith(
+        f"; start a new run, from its best weights: --finetune-from {killed_run / 'best.pt'}\n"
+    )
+
+
+def test_a_checkpoint_given_for_its_run_folder_is_sent_there(
+    killed_run: Path, command_line: Any
+) -> None:
+    ended = command_line(main, "--resume", killed_run / LAST)
+    assert ended.code == 2
+    assert ended.err == (
+        f"error: {killed_run / LAST} is a file; give its run folder: --resume {killed_run}\n"
+    )
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_the_checkpoint_before_goes_on(
@@ -259,8 +272,8 @@ def test_a_disk_that_fills_up_ends_the_run_and_the_checkpoint_before_goes_on(
         ended = train_command("--epochs", 3, "--out", folder, "--checkpoint-every", 1)
     assert ended.code == 1
     assert ended.err == (
-        f"error: cannot write {folder / LAST}: the disk is full; the checkpoint before it is kept "
-        f"({folder / LAST}); free some room, then go on with --resume\n"
+        f"error: cannot write {folder / LAST}: the disk is full; the checkpoint before it is kept; "
+        f'free some room, then go on with: python -m train --resume "{folder}"\n'
     )
     assert load_content(folder / LAST)["progress"]["samples_seen"] > 0
     assert not list(folder.glob("*.tmp"))

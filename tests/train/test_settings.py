@@ -120,12 +120,16 @@ def test_a_file_of_fields_decides_a_run(command_line: Any, tmp_path: Path) -> No
     [
         ("epoch = 3", "unknown field 'epoch'; did you mean 'epochs'?"),
         ("[augment]\nhue = 0.1", "unknown field 'augment'"),
-        ("epochs = 0", "epochs must be from 1 to 100000, got 0"),
-        ("epochs = 1.5", "configuration.epochs is of type float, expected int"),
-        ("epochs = true", "configuration.epochs is of type bool, expected int"),
+        ("lr = nan", "mine.toml: lr must be in (0, inf), got nan"),
+        ("lr = 2026-01-01", "mine.toml: lr is of type date, expected float"),
+        ("[train]\nlr = 0.1", "mine.toml: [train] is for local.toml; here the fields stand by"),
+        ('shards = "x"', "mine.toml: the shard set is no field; name it with --shards or"),
+        ("epochs = 0", "mine.toml: epochs must be from 1 to 100000, got 0"),
+        ("epochs = 1.5", "mine.toml: epochs is of type float, expected int"),
+        ("epochs = true", "mine.toml: epochs is of type bool, expected int"),
         ('epochs = "many"', "epochs must be a whole number, got 'many'"),
         ('precision = "fp8"', "precision must be one of auto, fp32, bf16, fp16; got 'fp8'"),
-        ("mean = [0.1, 0.2]", "configuration.mean has 2 values, expected 3"),
+        ("mean = [0.1, 0.2]", "mine.toml: mean has 2 values, expected 3"),
         ('mean = "0.1,0.2"', "mean needs 3 numbers with commas, got '0.1,0.2'"),
         ("mean = [0.1, nan, 0]", "mean must be a finite number in each channel, got 0.1,nan,0"),
         ("std = [0.1, 0.0, 0.1]", "std must be above 0 in each channel, got 0.1,0.0,0.1"),
@@ -157,7 +161,7 @@ def test_a_file_that_is_missing_is_named(command_line: Any) -> None:
 
 def test_a_variable_of_an_unknown_field_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYPHAE_TRAIN_LEARNING_RATE", "1")
-    with pytest.raises(UserError, match=r"^environment: unknown field 'learning_rate'"):
+    with pytest.raises(UserError, match=r"^HYPHAE_TRAIN_LEARNING_RATE: unknown field 'learning_r"):
         settle(load_layers({}))
 
 

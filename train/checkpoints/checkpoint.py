@@ -22,7 +22,7 @@ from shards.errors import JobError, UserError
 from shards.machine import free_disk
 from shards.plain import from_plain
 from shards.writer import atomic_file
-from train.checkpoints.folder import is_throwaway
+from train.checkpoints.folder import is_throwaway, resume_command
 from train.config.config import TrainConfig
 from train.method.models import Classifier, create_model
 from train.method.optimizer import state_shapes
@@ -211,8 +211,10 @@ def save_plain(path: Path, content: dict[str, Any], instead_of: Path | None = No
             and has_checkpoint(instead_of.parent)
             and not is_throwaway(instead_of.parent)
         ):
-            kept = instead_of if instead_of.exists() else instead_of.parent / LAST
-            way_on = f"the checkpoint before it is kept ({kept}); free some room, then go on with --resume"
+            way_on = (
+                "the checkpoint before it is kept; free some room, then go on with: "
+                f"{resume_command(instead_of.parent)}"
+            )
         raise JobError(f"cannot write {instead_of or path}: the disk is full; {way_on}") from error
 
 
@@ -259,12 +261,21 @@ def load_last(folder: Path) -> tuple[Checkpoint, str | None]:
     try:
         return load_checkpoint(path), None
     except DamagedCheckpoint as error:
-        if not older.is_file():
-            raise
-        saved, problem = load_checkpoint(older), error.format_message()
+        problem = error.format_message()
+        try:
+            saved = load_checkpoint(older)
+        except DamagedCheckpoint as second:
+            both = f"; {second.format_message()}" if older.is_file() else ""
+            raise DamagedCheckpoint(f"{problem}{both}; {_start_anew(folder)}") from None
     if path.exists():
         path.replace(path.with_suffix(".damaged"))
     return saved, f"warning: {problem}; going on from the checkpoint before it ({older.name})"
+
+
+def _start_anew(folder: Path) -> str:
+    """What is left to do where there is nothing to go on from."""
+    best = folder / BEST
+    return "start a new run" + f", from its best weights: --finetune-from {best}" * best.is_file()
 
 
 def checkpoint_file(path: Path) -> Path:

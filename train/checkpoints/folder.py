@@ -73,6 +73,11 @@ def is_throwaway(folder: Path) -> bool:
     return folder.name.startswith(THROWAWAY)
 
 
+def resume_command(folder: Path) -> str:
+    """What to type to continue a run."""
+    return f'python -m train --resume "{folder}"'
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Keep other processes from a run; the lock ends with the process, however it ends.

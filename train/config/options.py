@@ -65,8 +65,7 @@ def safety_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--checkpoint-every",
         metavar="TIME|STEPS",
         callback=checkpoint_every_of,
-        show_default="10m",
-        help="What a kill may cost at most: a time, a number of steps, or both (10m,500).",
+        help="What a kill may cost at most: a time, a number of steps, or both (10m,500).  [default: 10m]",
     )(command)
     return click.option(
         "--time-limit",

@@ -25,7 +25,7 @@ def without_rebalance(values: Mapping[str, Any]) -> Mapping[str, Any]:
     if NAME not in values:
         return values
     word, rest = values[NAME], {name: each for name, each in values.items() if name != NAME}
-    if word not in REBALANCE:
+    if not isinstance(word, str) or word not in REBALANCE:
         raise ValueError(f"{NAME} must be one of {', '.join(REBALANCE)}; got {word!r}")
     if both := [name for name in REBALANCE[word] if name in rest]:
         raise ValueError(f"{NAME} {word} decides {both[0]} as well; give one of the two")

@@ -21,15 +21,19 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from loaders.augment import AugmentConfig
 from loaders.subset import read_names
 from shards.errors import UserError, unknown_name
+from shards.plain import checked
 from shards.settings import local_table, read_toml
 from train.config.config import TrainConfig
 from train.config.limits import check_limits
+from train.config.rebalance import NAME as REBALANCE
 from train.config.rebalance import without_rebalance
 from train.config.recipes import create_recipe
 from train.config.resolution import sizes_in_proportion
 from train.config.safety import duration_text, parse_duration
 
 ENVIRONMENT = "HYPHAE_TRAIN_"
+VARIABLES = "environment"
+"""What the layer of these variables is called."""
 AUTO, NONE = "auto", "none"
 """How text says that a field is not set: of what is then chosen by itself, and of the rest."""
 CHOSEN = ("threads", "prefetch", "hw_decoder_load", "micro_batch")
@@ -67,6 +71,28 @@ class Layer:
 
     source: str
     values: Mapping[str, Any]
+
+    def place(self, name: str) -> str:
+        """Where a field stands, for a message."""
+        return f"{ENVIRONMENT}{name.upper()}" if self.source == VARIABLES else self.source
+
+    def read(self, name: str) -> Any:
+        """The value of a field, of the right type and within its limits.
+
+        Raises:
+            UserError: It makes no sense, or there is no such field.
+        """
+        if name not in FIELDS:
+            raise UserError(f"{self.place(name)}: {_no_field(name)}")
+        value = self.values[name]
+        try:
+            if isinstance(value, str):
+                return parse(name, value)
+            value = checked(FIELDS[name].hint, value, name)
+            check_limits(name, value)
+        except (ValueError, OverflowError) as error:
+            raise UserError(f"{self.place(name)}: {error}") from None
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +217,7 @@ def load_layers(command_line: Mapping[str, Any], file: Path | None = None) -> li
     layers = [Layer("command line", command_line)]
     if file is not None:
         layers.append(Layer(str(file), read_toml(file)))
-    return [*layers, Layer("environment", variables), Layer(f"{table_file} [train]", table)]
+    return [*layers, Layer(VARIABLES, variables), Layer(f"{table_file} [train]", table)]
 
 
 def settle(layers: Sequence[Layer]) -> Settings:
@@ -207,18 +233,12 @@ def settle(layers: Sequence[Layer]) -> Settings:
     sources: dict[str, str] = {}
     length: str | None = None
     for layer in map(_spelled_out, layers):
-        for name in layer.values:
-            if name not in FIELDS:
-                raise UserError(f"{layer.source}: {unknown_name('field', name, FIELDS)}")
+        values = {name: layer.read(name) for name in layer.values}
         given = _length(layer)
-        for name, value in layer.values.items():
+        for name, value in values.items():
             if name in chosen or (length is not None and name in LENGTHS):
                 continue
-            try:
-                chosen[name] = parse(name, value) if isinstance(value, str) else value
-            except ValueError as error:
-                raise UserError(f"{layer.source}: {error}") from None
-            sources[name] = layer.source
+            chosen[name], sources[name] = value, layer.source
         length = length or given
     recipe = chosen.get("recipe", "baseline")
     base = flatten(create_recipe(recipe))
@@ -234,6 +254,15 @@ def settle(layers: Sequence[Layer]) -> Settings:
         base["patience"], defaults["patience"] = None, f"{length} ends the run"
     plain = _nested(base | chosen)
     return Settings(TrainConfig.from_dict(plain), defaults | sources)
+
+
+def _no_field(name: str) -> str:
+    """What to say of a name that is none."""
+    if name == "train":
+        return "[train] is for local.toml; here the fields stand by themselves, without it"
+    if name == "shards":
+        return "the shard set is no field; name it with --shards or HYPHAE_SHARDS_DIR"
+    return unknown_name("field", name, FIELDS)
 
 
 def _length(layer: Layer) -> str | None:
@@ -255,7 +284,7 @@ def _spelled_out(layer: Layer) -> Layer:
     try:
         return Layer(layer.source, without_rebalance(layer.values))
     except ValueError as error:
-        raise UserError(f"{layer.source}: {error}") from None
+        raise UserError(f"{layer.place(REBALANCE)}: {error}") from None
 
 
 def flatten(config: TrainConfig) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from shards.errors import Interrupted
 from shards.format import Manifest
 from shards.machine import human_time
 from train.checkpoints.checkpoint import BEST, checked_content, load_checkpoint
+from train.checkpoints.folder import resume_command
 from train.config.distributed import from_first
 from train.method.batches import count_eval_images
 from train.runs.interrupt import GO_ON, SAVE, Stopped
 from train.runs.log import SUMMARY
 from train.runs.record import final_pictures, final_values, hyperparameters
-from train.runs.saving import resume_command
 from train.runs.session import Session
 from train.runs.timing import add_up
 from train.scores.evaluation import (

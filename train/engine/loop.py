@@ -188,7 +188,7 @@ def finish_stretch(session: Session, val: Evaluation) -> None:
     if not math.isfinite(val.loss):
         raise JobError(
             f"the loss became {val.loss} on val after epoch {done.epoch + 1}: its last steps spoiled "
-            f"the weights; try a lower --lr or --precision fp32{kept(session)}"
+            f"the weights; try {_calmer(session)}{kept(session)}"
         )
     begin_epoch_if_done(session)
     done.evaluations, done.without_gain = done.evaluations + 1, done.without_gain + 1
@@ -230,5 +230,11 @@ def check_finite(session: Session) -> None:
     first = (done.step - 1) // READ_STEPS * READ_STEPS + 1
     raise JobError(
         f"the loss became {done.loss_sum} in epoch {done.epoch + 1} between steps {first} and "
-        f"{done.step}; try a lower --lr or --precision fp32{kept(session)}"
+        f"{done.step}; try {_calmer(session)}{kept(session)}"
     )
+
+
+def _calmer(session: Session) -> str:
+    """What may keep the loss a number."""
+    in_16_bits = session.resolved.precision != "fp32"
+    return "a lower --lr" + " or --precision fp32" * in_16_bits

@@ -18,13 +18,14 @@ from loaders.factory import create_loader
 from shards.errors import Interrupted
 from shards.reader import ShardSet
 from train.checkpoints.checkpoint import LAST
+from train.checkpoints.folder import resume_command
 from train.engine.features import cached, extract, fast_network, last_layer
 from train.engine.logistic import PENALTIES, Head, LogisticRegression, Samples, importance_of
 from train.engine.loop import finish_stretch
 from train.engine.point_fit import PointFit, Points
 from train.method.batches import eval_config
 from train.runs.interrupt import Stopped
-from train.runs.saving import resume_command, save, save_or_stop
+from train.runs.saving import save, save_or_stop
 from train.runs.session import Session
 from train.scores.evaluation import Evaluation, evaluate
 from train.scores.metrics import scores

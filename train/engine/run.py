@@ -31,6 +31,7 @@ from train.checkpoints.folder import (
     held,
     is_throwaway,
     new_folder,
+    resume_command,
     throwaway_folder,
 )
 from train.checkpoints.pretrained import load_start, with_start
@@ -65,7 +66,7 @@ from train.runs.full_disk import full_disk_as_job_error
 from train.runs.interrupt import StopRequest
 from train.runs.log import SUMMARY, RunLog
 from train.runs.restore import check_same_set, restore
-from train.runs.saving import resume_command, save
+from train.runs.saving import save
 from train.runs.session import Session
 from train.runs.wandb_log import WandbRun, check_wandb
 from train.scores.evaluation import (
@@ -125,6 +126,8 @@ def resume_run(
 def _take_up(folder: Path, opened: ExitStack) -> tuple[Checkpoint, str | None]:
     """Hold the folder of an unfinished run, tidy it, and load its last checkpoint."""
     if not has_checkpoint(folder):
+        if folder.is_file() and has_checkpoint(folder.parent):
+            raise UserError(f"{folder} is a file; give its run folder: --resume {folder.parent}")
         raise UserError(f"{folder} holds no run to resume (no {LAST} in it)")
     opened.enter_context(held(folder))
     if (folder / SUMMARY).exists():

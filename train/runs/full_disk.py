@@ -11,8 +11,7 @@ from pathlib import Path
 from shards.commands import describe_os_error
 from shards.errors import JobError
 from train.checkpoints.checkpoint import has_checkpoint
-from train.checkpoints.folder import is_throwaway
-from train.runs.saving import resume_command
+from train.checkpoints.folder import is_throwaway, resume_command
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -107,7 +107,7 @@ class RunLog:
         for name, picture in pictures.items():
             encoded = encode_png(picture)
             write_file(folder / f"{name.replace('/', '-')}.png", encoded)
-            # Not add_image: it encodes the picture again, and takes ten times as long.
+            # Not add_image, which would encode the picture a second time.
             height, width, channels = picture.shape
             image = Summary.Image(
                 height=height, width=width, colorspace=channels, encoded_image_string=encoded

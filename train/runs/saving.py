@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 
 from shards.errors import Interrupted, JobError
 from train.checkpoints.checkpoint import LAST, save_checkpoint
-from train.checkpoints.folder import is_throwaway
+from train.checkpoints.folder import is_throwaway, resume_command
 from train.config.distributed import from_each, is_first, of_each
 from train.runs.interrupt import GO_ON, SAVE, TIME_LIMIT_CODE, Stopped
 from train.runs.session import Session
@@ -74,11 +73,6 @@ def save_and_end(session: Session, exit_code: int) -> None:
         f"{resume_command(session.folder)}",
         exit_code,
     )
-
-
-def resume_command(folder: Path) -> str:
-    """What to type to continue a run."""
-    return f'python -m train --resume "{folder}"'
 
 
 def note_bad_samples(session: Session) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -31,6 +32,15 @@ class Difference:
             return "undecided"
         rises = self.interval.low > 0
         return "better" if rises != (self.metric in SMALLER_IS_BETTER) else "worse"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "metric": self.metric,
+            "second_minus_first": self.value,
+            "interval": [self.interval.low, self.interval.high],
+            "verdict": self.verdict,
+        }
 
     def __str__(self) -> str:
         return (

@@ -34,7 +34,7 @@ def table_lines(outcomes: Sequence[Outcome]) -> list[str]:
             **_as_texts(each.values),
             "val mIoU": f"{summary['val_miou']:.4f}",
             **{f"test {name}": f"{value:.4f}" for name, value in _test_scores(summary).items()},
-            "best epoch": f"{summary['best_epoch']}/{summary['epochs']}",
+            "best epoch": f"{summary['best_epoch']:.3g}/{summary['epochs']:.3g}",
             "time": human_time(summary["seconds"]),
             "run": "" if each.folder is None else each.folder.name,
         }
