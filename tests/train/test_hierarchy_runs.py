@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+import train.enroll
 import train.evaluate
 import train.export
 import train.predict
+import train.study
 from shards.errors import Interrupted, UserError
 from train.checkpoints.checkpoint import BEST, LAST, load_checkpoint, load_content, save_checkpoint
 from train.checkpoints.pretrained import load_start
@@ -132,6 +134,24 @@ def test_what_prototypes_cannot_be_exported_to_is_said(
     assert (
         "the course's network ends in a linear layer, this one in prototypes; choose" in ended.err
     )
+
+
+def test_what_reads_a_linear_last_layer_refuses_prototypes_and_writes_nothing(
+    tmp_path: Path, train_tiny: Any, tiny_dataset: Path, command_line: Any, table: str
+) -> None:
+    run = tmp_path / "run"
+    train_tiny(run, hierarchy_loss="prototypes", species=table, epochs=1)
+    photos = tiny_dataset / "merged_dataset" / "Boletus edulis"
+    for ended in (
+        command_line(train.enroll.main, run, "--species", "Tuber", photos),
+        command_line(train.study.main, "conformal", run),
+    ):
+        assert (ended.code, ended.out) == (2, "")
+        assert (
+            f"{run / BEST} ends in prototypes; few shots, enrolment, unknown species and prediction sets "
+            "are for networks that end in a linear layer" in ended.err
+        )
+    assert not list(run.glob("best-*"))
 
 
 @pytest.mark.slow

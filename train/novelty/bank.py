@@ -52,8 +52,8 @@ class FeatureBank:
         layer = last_layer(model.backbone, self.num_classes)
         if isinstance(layer, Prototypes):
             raise UserError(
-                f"{trained.file} ends in prototypes; few shots, enrolment and unknown species are for "
-                "networks that end in a linear layer"
+                f"{trained.file} ends in prototypes; few shots, enrolment, unknown species and prediction "
+                "sets are for networks that end in a linear layer"
             )
         bias = torch.zeros(self.num_classes) if layer.bias is None else layer.bias
         self.head = Head(layer.weight.detach(), bias.detach().to(layer.weight.device))
