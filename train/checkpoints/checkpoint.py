@@ -37,6 +37,7 @@ NEARLY_FULL = 1 << 30
 """Free bytes under which a failed write is put down to a full disk."""
 MESSAGE_CHARS = 300
 """Of a reason that torch gives: it lists every weight that is missing."""
+EXPORTED = (".onnx", ".pt2", ".safetensors")
 UNREADABLE_ARCHIVE = (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError)
 """What zipfile raises of a damaged archive: a RuntimeError where it asks for a password, or for a
 compression that does not exist."""
@@ -325,6 +326,11 @@ def load_content(path: Path) -> dict[str, Any]:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is damaged or no checkpoint: {first_line}") from None
     version = content.get(MARK) if isinstance(content, dict) else None
+    if version is None:
+        raise UserError(
+            f"{path} is not a checkpoint of hyphae: it holds no {MARK}; those of the course are for "
+            "train.evaluate and --finetune-from"
+        )
     if version != CHECKPOINT_VERSION:
         raise UserError(
             f"{path} is not a checkpoint of this hyphae (version {version!r}, expected "
@@ -345,9 +351,16 @@ def check_archive(path: Path) -> None:
         raise DamagedCheckpoint(f"no checkpoint {path}")
     damaged: str | None = "the archive itself"
     with suppress(*UNREADABLE_ARCHIVE):
+        if not path.stat().st_size:
+            raise DamagedCheckpoint(f"{path} is no checkpoint: it is empty")
+        if path.suffix in EXPORTED:
+            raise DamagedCheckpoint(
+                f"{path} is no checkpoint: it looks like an exported file, and is for other programs; "
+                "give the .pt file or the run folder that it was made from"
+            )
         if not zipfile.is_zipfile(path):
             raise DamagedCheckpoint(
-                f"{path} is no checkpoint: not an archive that torch.save wrote"
+                f"{path} is no checkpoint: not an archive that torch.save wrote, or one cut short"
             )
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
