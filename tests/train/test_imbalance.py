@@ -170,3 +170,9 @@ def test_a_run_that_fails_ends_the_study_with_its_reason(
         "the run of rebalance none, tail 0 failed: no such thing; the same command tries"
         in ended.err
     )
+
+
+def test_the_help_shows_the_defaults_of_the_studys_own_recipe(command_line: Any) -> None:
+    page = " ".join(command_line(main, "imbalance", "--help").out.split())
+    assert "What all other fields start from. [default: probe]" in page
+    assert "[default: tf_efficientnet_lite0]" in page

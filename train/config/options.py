@@ -38,12 +38,15 @@ class FieldType(click.ParamType):  # type: ignore[type-arg]  # generic since cli
 
 
 class FieldOption(click.Option):
-    """An option that overrides a field of the recipe; its help shows the recipe's own value."""
+    """An option that overrides a field of the recipe; its help shows the recipe's own value.
+
+    A command whose recipe is another than the baseline names it as ``obj`` in its context settings.
+    """
 
     def get_help_extra(self, ctx: click.Context) -> Any:
         """What stands in brackets behind the help."""
         extra = super().get_help_extra(ctx)
-        recipe = create_recipe(ctx.params.get("recipe") or "baseline")
+        recipe = create_recipe(ctx.params.get("recipe") or ctx.obj or "baseline")
         value = flatten(recipe)[str(self.name)]
         if value != ():
             extra["default"] = as_text(str(self.name), value)

@@ -24,7 +24,7 @@ OF_A_RUN = ("seed", "subset_seed")
 OF_REBALANCE = tuple(REBALANCE["none"])
 
 
-@click.command(context_settings=HELP)
+@click.command(context_settings=HELP | {"obj": DEFAULTS.values["recipe"]})
 @shards_option
 @click.option(
     "--out",
