@@ -136,22 +136,25 @@ def test_what_prototypes_cannot_be_exported_to_is_said(
     )
 
 
-def test_what_reads_a_linear_last_layer_refuses_prototypes_and_writes_nothing(
+def test_a_class_is_enrolled_as_one_more_point_and_sets_and_predictions_know_it(
     tmp_path: Path, train_tiny: Any, tiny_dataset: Path, command_line: Any, table: str
 ) -> None:
-    run = tmp_path / "run"
+    run, out = tmp_path / "run", tmp_path / "more.pt"
     train_tiny(run, hierarchy_loss="prototypes", species=table, epochs=1)
     photos = tiny_dataset / "merged_dataset" / "Boletus edulis"
-    for ended in (
-        command_line(train.enroll.main, run, "--species", "Tuber", photos),
-        command_line(train.study.main, "conformal", run),
-    ):
-        assert (ended.code, ended.out) == (2, "")
-        assert (
-            f"{run / BEST} ends in prototypes; few shots, enrolment, unknown species and prediction sets "
-            "are for networks that end in a linear layer" in ended.err
-        )
-    assert not list(run.glob("best-*"))
+    ended = command_line(train.enroll.main, run, "--species", "Tuber", photos, "--out", out)
+    assert ended.code == 0, ended.err
+    before, after = load_checkpoint(run / BEST), load_checkpoint(out)
+    assert after.class_names == (*before.class_names, "Tuber")
+    (layer,) = (
+        name for name in before.model if before.model[name].shape != after.model[name].shape
+    )
+    assert torch.equal(after.model[layer][:-1], before.model[layer])
+    ended = command_line(train.predict.main, out, photos, "--top", 4, "--format", "csv")
+    assert ended.code == 0, ended.err
+    assert all("Tuber" in line for line in ended.out.splitlines()[1:])
+    ended = command_line(train.study.main, "conformal", run, "--resplits", 5)
+    assert ended.code == 0, ended.err
 
 
 @pytest.mark.slow

@@ -45,6 +45,14 @@ class Head:
         """``(N, D)`` -> ``(N, K)``."""
         return features @ self.weight.T + self.bias
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """By name."""
+        return {"weight": self.weight, "bias": self.bias}
+
+    def only(self, classes: torch.Tensor) -> Head:
+        """Of some classes, ``(K,)`` bool."""
+        return Head(self.weight[classes], self.bias[classes])
+
     def put_into(self, layer: nn.Linear) -> None:
         """Make it the last layer of a network; one without a bias has none of it."""
         with torch.no_grad():

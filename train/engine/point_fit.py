@@ -25,6 +25,14 @@ class Points:
         """``(N, D)`` -> ``(N, K)``."""
         return -distances(features, self.points)
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """By name."""
+        return {"weight": self.points}
+
+    def only(self, classes: torch.Tensor) -> Points:
+        """Of some classes, ``(K,)`` bool."""
+        return Points(self.points[classes])
+
     def put_into(self, layer: nn.Linear) -> None:
         """Make it the last layer of a network, which is :class:`~train.method.prototypes.Prototypes`."""
         with torch.no_grad():

@@ -11,6 +11,7 @@ import torch
 
 from loaders.subset import Subset
 from train.engine.logistic import Head, LogisticRegression, Samples, importance_of
+from train.engine.point_fit import Points
 from train.engine.probe import best_head
 from train.novelty.bank import FeatureBank
 from train.scores.detection import Scores, auroc, detection, roc_curve
@@ -40,7 +41,7 @@ class Photographs:
 class Model:
     """A head, and the classes that it has seen."""
 
-    head: Head
+    head: Head | Points
     known: torch.Tensor
     """``(K,)`` bool."""
 
