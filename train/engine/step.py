@@ -34,11 +34,7 @@ def add_gradients(
         network = _network_for(session, len(part))
         with exchanged(network, number == len(parts)):
             with session.resolved.autocast():
-                logits = network(part)
-                if session.logit_offsets is not None:
-                    logits = logits + session.logit_offsets
-                part_loss = asked_of_it.loss(logits, session.config.label_smoothing)
-                part_loss = share * weight * part_loss
+                part_loss = share * weight * session.objective.loss(network(part), asked_of_it)
             session.scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
         loss += part_loss.detach()
     return loss

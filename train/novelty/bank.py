@@ -18,6 +18,7 @@ import torch
 
 from loaders.factory import create_loader
 from loaders.subset import Subset
+from shards.errors import UserError
 from shards.reader import ShardSet
 from train.checkpoints.checkpoint import model_from_checkpoint
 from train.config.grid import digest_of
@@ -29,6 +30,7 @@ from train.inference.prediction import preprocessing_of
 from train.inference.trained import Trained
 from train.method.batches import eval_config, stored_split
 from train.method.models import classifier_layer
+from train.method.prototypes import Prototypes
 
 
 class FeatureBank:
@@ -36,6 +38,9 @@ class FeatureBank:
 
     Args:
         trained: The checkpoint, on its shard set.
+
+    Raises:
+        UserError: From the constructor, where the network does not end in a linear layer.
     """
 
     def __init__(self, trained: Trained) -> None:
@@ -45,6 +50,11 @@ class FeatureBank:
         self._model = model.to(trained.resolved.device)
         self.backbone = model.backbone
         layer = last_layer(model.backbone, self.num_classes)
+        if isinstance(layer, Prototypes):
+            raise UserError(
+                f"{trained.file} ends in prototypes; few shots, enrolment, unknown species and prediction "
+                "sets are for networks that end in a linear layer"
+            )
         bias = torch.zeros(self.num_classes) if layer.bias is None else layer.bias
         self.head = Head(layer.weight.detach(), bias.detach().to(layer.weight.device))
         """The last layer, which makes logits of features."""

@@ -20,7 +20,7 @@ from train.engine.logistic import ITERATIONS, TOLERANCE, Head, Samples
 
 PENALTY = 1e-2
 """Of the squared weights, on features of variance 1, as in :mod:`train.engine.logistic`."""
-LEFT_OUT = ("stepped", "optimizer", "scaler", "rng", "cuda_rng", "conformal")
+LEFT_OUT = ("stepped", "tree", "optimizer", "scaler", "rng", "cuda_rng", "conformal")
 """Fields of a checkpoint that only training needs, or that no longer hold."""
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from loaders.subset import Subset
-from train.engine.logistic import Head, Samples, importance_of
+from train.engine.logistic import Head, LogisticRegression, Samples, importance_of
 from train.engine.probe import best_head
 from train.novelty.bank import FeatureBank
 from train.scores.detection import Scores, auroc, detection, roc_curve
@@ -114,7 +114,8 @@ def drawn_model(
         for each in (photographs.train, photographs.val)
     )
     importance = importance_of("balanced", train.labels, torch.ones_like(train.labels))
-    return Model(head=best_head(train, importance, val, num_classes)[0], known=known)
+    fit = LogisticRegression(train, importance, num_classes).fit
+    return Model(head=best_head(fit, train, val, num_classes)[0], known=known)
 
 
 def trial(model: Model, photographs: Photographs, recall: float) -> dict[str, Any]:
