@@ -41,6 +41,7 @@ PUBLISHED: dict[str, Any] = {
     "ema": None,
     "stochastic_depth": None,
     "zero_init": False,
+    "freeze_norm": False,
     "seed": 12345,
     "image_size": 384,
     "train_size": None,

@@ -113,6 +113,9 @@ class TrainConfig:
     the first. none: what the architecture comes with."""
     zero_init: bool = False
     """Whether residual branches begin as nothing: the last norm of each starts at 0."""
+    freeze_norm: bool = False
+    """Whether batch normalisation keeps the means and variances that the network starts with, as it
+    has them at evaluation; its scales and shifts are trained."""
     seed: int = 12345
     """Of weights, order and augmentation."""
 
@@ -228,6 +231,10 @@ class TrainConfig:
             raise ValueError(
                 f"head {self.head} needs weights or finetune_from: features of a random network say "
                 "nothing"
+            )
+        if self.freeze_norm and self.weights is None and self.finetune_from is None:
+            raise ValueError(
+                "freeze_norm needs weights or finetune_from: a random network has no statistics to keep"
             )
         for name in ("samples", "budget", "ema", "train_size", "start_size"):
             if self.head == "only" and getattr(self, name) is not None:

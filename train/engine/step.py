@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from train.config.distributed import exchanged, rank, share_sizes
+from train.method.models import training_mode
 from train.method.objective import Target, micro_batches
 from train.runs.session import Session
 
@@ -48,7 +49,7 @@ def add_no_gradients(session: Session) -> torch.Tensor:
     blank = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=session.resolved.device)
     session.network.eval()
     logits = _network_for(session, 1)(blank.contiguous(memory_format=torch.channels_last))
-    session.network.train()
+    training_mode(session.network, freeze_norm=session.config.freeze_norm)
     session.scaler.scale(logits.float().sum() * 0.0).backward()
     return torch.zeros((), device=session.resolved.device)  # of the type of the others' loss
 
