@@ -187,6 +187,27 @@ def test_ranks_agree_with_one_process_on_the_average_the_sizes_and_the_end_of_a_
 
 
 @pytest.mark.slow
+def test_ranks_keep_a_budget_together_with_the_schedule_at_its_end(
+    tmp_path: Path, tiny_shards: Path, train_ranks: Any
+) -> None:
+    train_ranks(1, "--list-recipes")  # importing torch is over, as it is where a budget begins
+    folder, start = tmp_path / "run", time.monotonic()
+    given: dict[str, object] = {
+        "budget": "60s", "eval_every": 60, "start_size": 16, "ema": 0.9, "schedule": "linear",
+        "min_lr": 0,
+    }  # fmt: skip
+    train_ranks(2, *options(tiny_shards, folder, **given))
+    assert 54 <= time.monotonic() - start <= 60
+    summary = json.loads((folder / SUMMARY).read_text())
+    assert summary["epochs"] > 1
+    assert summary["test_images"] == 6
+    last = load_checkpoint(folder / LAST)
+    assert last.world_size == 2
+    assert last.progress.image_size == 32
+    assert last.progress.lr < 0.05e-3
+
+
+@pytest.mark.slow
 def test_only_the_first_rank_writes(tmp_path: Path, tiny_shards: Path, train_ranks: Any) -> None:
     train_ranks(2, *options(tiny_shards, tmp_path / "run", epochs=2))
     lines = (tmp_path / "run" / LOG).read_text().splitlines()

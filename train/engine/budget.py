@@ -28,6 +28,8 @@ from train.scores.evaluation import padded
 
 CLOSING_S, CLOSING_SHARE = 2.0, 0.02
 """What is set aside for checkpoints, report and the end of the process, beside the evaluations."""
+SEVERAL_S = 2.0
+"""And for processes that wait for each other at the end: two took 2.3 s on two quiet cores."""
 MARGIN = 1.1
 """An evaluation may take so many times what it took before."""
 ALMOST = 1 - 1e-6
@@ -73,7 +75,8 @@ class TimeBudget:
     def usable_s(self) -> float:
         """When the last step has to be done [s after the beginning]."""
         evaluations_s = MARGIN * self.image_s * (self.val_images + self.test_images)
-        return self.seconds * (1 - CLOSING_SHARE) - CLOSING_S - evaluations_s
+        closing_s = CLOSING_SHARE * self.seconds + CLOSING_S + SEVERAL_S * (size() > 1)
+        return self.seconds - closing_s - evaluations_s
 
     def check(self) -> None:
         """Raise :class:`UserError` where no time is left for training."""
