@@ -156,16 +156,9 @@ def report(records: tuple[Path, ...], out: Path, svg: Path | None) -> None:
     from bench.chart import log_chart
     from bench.compare import read_record
     from bench.page import page
-    from train.runs.writable import check_writable
+    from train.runs.writable import check_outputs
 
-    used = {each.resolve() for each in records}
-    for option, file in (("--out", out), ("--svg", svg)):
-        if file is None:
-            continue
-        check_writable(option, file)
-        if file.resolve() in used:
-            raise UserError(f"{option} {file} is a record or named twice; name another file")
-        used.add(file.resolve())
+    check_outputs({"--out": out, "--svg": svg}, records)
     read = [read_record(each) for each in records]
     ladders = [each for record in read for each in record.sections if each.name == "ladder"]
     if svg is not None and not ladders:

@@ -17,7 +17,13 @@ from shards.errors import UserError
 from train.runs.interrupt import importing
 
 with importing():
-    from train.config.options import field_options, given_fields, safety_options, shards_option
+    from train.config.options import (
+        field_options,
+        given_fields,
+        rebalance_option,
+        safety_options,
+        shards_option,
+    )
     from train.config.recipes import describe_recipes
     from train.config.settings import load_layers, settle, to_toml
 from train.config.safety import Safety
@@ -55,6 +61,7 @@ RESUME_OPTIONS = ("resume", "shards", "time_limit", "checkpoint_every")
 @click.option("--show-config", is_flag=True, help="Print the configuration as TOML and end.")
 @click.option("--list-recipes", is_flag=True, help="Print what each recipe is for and end.")
 @click.option("--list-archs", "show_archs", is_flag=True, help="Print the architectures and end.")
+@rebalance_option
 @field_options
 @click.pass_context
 def main(

@@ -11,7 +11,6 @@ from shards.commands import HELP, run
 from shards.errors import UserError
 from shards.writer import write_file
 from train.runs.interrupt import importing
-from train.runs.writable import check_writable
 
 
 @click.command(context_settings=HELP)
@@ -49,15 +48,15 @@ def main(
     """
     if len(runs) < 2:
         raise UserError("compare needs two runs or more")
-    for option, file in (("--out", out), ("--json", json_file)):
-        if file is not None:
-            check_writable(option, file)
     with importing():
         from train.report.compare_page import compare_page, run_table
         from train.report.content import read_content
         from train.report.page import require_plotly
+        from train.runs.writable import check_outputs, record_of
         from train.scores.paired import differences
 
+    read = [file for each in runs for file in record_of(each)]
+    check_outputs({"--out": out, "--json": json_file}, [*read, *filter(None, [species])])
     if out is not None:
         require_plotly()
     contents = [read_content(each, shards, species) for each in runs]

@@ -10,7 +10,6 @@ import click
 from shards.commands import HELP, run
 from shards.errors import JobError, UserError
 from train.runs.interrupt import importing
-from train.runs.writable import check_writable
 
 
 @click.command(context_settings=HELP)
@@ -45,6 +44,7 @@ def main(
         from train.method.models import classifier_layer
         from train.novelty.bank import FeatureBank
         from train.novelty.enrolment import Enrolment, place_of, with_class
+        from train.runs.writable import check_writable
 
     with open_trained(checkpoint, shards) as trained:
         saved, config = trained.saved, trained.saved.config

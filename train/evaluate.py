@@ -9,7 +9,6 @@ import click
 
 from shards.commands import HELP, run
 from train.runs.interrupt import importing
-from train.runs.writable import check_writable
 
 
 @click.command(context_settings=HELP)
@@ -44,14 +43,15 @@ def main(
     Settings are those of the run, of a course's checkpoint those of the baseline recipe. The
     temperature of the probabilities is fitted on val.
     """
-    if json_file is not None:
-        check_writable("--json", json_file)
     with importing():
         from train.checkpoints.checkpoint import checkpoint_file
         from train.checkpoints.course import load_trained
         from train.inference.full_evaluation import evaluate_in_full
+        from train.runs.writable import check_outputs, record_of
         from train.scores.comparison import comparison_table
 
+    read = [file for each in checkpoints for file in record_of(each)]
+    check_outputs({"--json": json_file}, [*read, *filter(None, [species])])
     if len(checkpoints) > 1:
         for each in checkpoints:  # the last is refused before the work on the first
             load_trained(checkpoint_file(each))

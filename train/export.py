@@ -70,6 +70,11 @@ def main(
     if not target.absolute().parent.is_dir():
         raise UserError(f"--out {target}: no folder {target.absolute().parent}")
     saved = load_checkpoint(file)
+    if int8 and saved.config.hierarchy_loss == "prototypes":
+        raise UserError(
+            "--int8 is for networks that end in a linear layer, and this one ends in prototypes; export it "
+            "without --int8"
+        )
     if format_name == "lightning":
         save_plain(target, lightning_content(saved))
         click.echo(f"wrote {target} ({format_name})")

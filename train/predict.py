@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -17,7 +17,6 @@ from shards.errors import JobError, UserError
 from shards.machine import human_time
 from shards.writer import write_file
 from train.runs.interrupt import importing
-from train.runs.writable import check_writable
 
 if TYPE_CHECKING:
     from train.inference.answer_rows import AnswerWriter
@@ -107,11 +106,9 @@ def main(
     """Say what is on PHOTOS (files, folders, or - for a list of files on standard input).
 
     CHECKPOINT is a .pt file, or a run folder for its best one. Photographs are prepared as in an
-    evaluation of its run. A file that cannot be read is reported and left out.
+    evaluation of its run. A file that cannot be read is reported and left out; the exit code is 1
+    where none could be read.
     """
-    for option, file in (("--out", out), ("--html", html), ("--explain", explain)):
-        if file is not None:
-            check_writable(option, file)
     if tables and prior_file is None:
         raise UserError("--places tells where photographs are from to a --prior, and there is none")
     if conformal is not None and prior_file is not None:
@@ -124,8 +121,14 @@ def main(
         from train.inference.prediction import open_predictor
         from train.inference.prior import open_prior
         from train.report.answer_page import AnswerPage
+        from train.runs.writable import check_outputs, check_writable, record_of
         from train.scores.species import taxonomy_of
 
+    if explain is not None:
+        check_writable("--explain", explain)
+    written = {"--out": out, "--html": html}
+    check_outputs(written, [*record_of(checkpoint), *filter(None, [species, prior_file, *tables])])
+    _spare_photographs(written, photos)
     predictor = open_predictor(checkpoint, batch_size)
     detector = predictor.saved.unknown
     answering = Answering(
@@ -222,7 +225,8 @@ def predict(
         answered += len(batch.paths)
         skipped += len(batch.bad)
     if not answered + skipped:
-        raise UserError(f"no photograph in {', '.join(map(str, photos))}")
+        places = ["standard input" if str(each) == "-" else str(each) for each in photos]
+        raise UserError(f"no photograph in {', '.join(places)}")
     if not answered:
         raise JobError(f"none of {skipped:,} photograph{'s' * (skipped > 1)} could be read")
     seconds = time.perf_counter() - start
@@ -236,6 +240,18 @@ def predict(
         click.echo(prior.summary(informed, answered), err=True)
     if answering.warns:
         click.echo(NOTICE, err=True)
+
+
+def _spare_photographs(written: Mapping[str, Path | None], photos: tuple[Path, ...]) -> None:
+    """Refuse to write over a photograph that was named, or over any other."""
+    from preprocess.folder_layout import EXTENSIONS
+
+    named = {each.resolve() for each in photos}
+    for option, file in written.items():
+        if file is not None and file.exists() and (
+            file.resolve() in named or file.name.lower().endswith(EXTENSIONS)
+        ):  # fmt: skip
+            raise UserError(f"{option} {file} would replace a photograph; name another file")
 
 
 def _named(photos: tuple[Path, ...]) -> Iterator[Path]:

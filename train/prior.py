@@ -8,7 +8,6 @@ import click
 
 from shards.commands import HELP, run
 from train.runs.interrupt import importing
-from train.runs.writable import check_writable
 
 
 @click.command(context_settings=HELP)
@@ -44,13 +43,13 @@ def main(
     strongly they speak is chosen on val by log loss: 0, so that nothing changes, unless the loss is surely
     less. docs/modalities.md tells more.
     """
-    if out is not None:
-        check_writable("--out", out)
     with importing():
         from preprocess.sightings import read_places
         from train.inference.prior_fit import fit_prior
         from train.inference.trained import open_trained
+        from train.runs.writable import check_outputs, record_of
 
+    check_outputs({"--out": out}, [*record_of(checkpoint), *tables])
     places = {path: known for table in tables for path, known in read_places(table).items()}
     with open_trained(checkpoint, shards) as trained:
         target = out or trained.file.parent / "prior.json"

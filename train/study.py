@@ -11,6 +11,7 @@ from train.runs.interrupt import importing
 
 STUDIES: dict[str, str] = {
     "conformal": "train.studies.conformal",
+    "imbalance": "train.studies.imbalance",
     "unknown": "train.studies.unknown",
 }
 """Module of each study; its click command is called ``main``."""

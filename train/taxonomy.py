@@ -9,7 +9,6 @@ import click
 from shards.commands import HELP, run
 from shards.writer import write_file
 from train.runs.interrupt import importing
-from train.runs.writable import check_writable
 
 
 @click.command(context_settings=HELP)
@@ -29,9 +28,10 @@ def main(out: Path, species: Path | None) -> None:
     with importing():
         from train.report.page import require_plotly
         from train.report.taxonomy_page import taxonomy_page
+        from train.runs.writable import check_outputs
         from train.scores.species import read_table, shipped_table, taxonomy_of
 
-    check_writable("--out", out)
+    check_outputs({"--out": out}, [] if species is None else [species])
     require_plotly()
     table = shipped_table() if species is None else read_table(species)
     taxonomy = taxonomy_of(tuple(table), species)

@@ -157,7 +157,7 @@ def test_a_page_replaces_no_record_and_no_picture(records: list[Report], tmp_pat
     ):
         done = CliRunner().invoke(report, [str(each) for each in (file, *asked)])
         assert done.exit_code == 2
-        assert f"{named} is a record or named twice; name another file" in done.output
+        assert f"{named} would replace what this command reads or writes" in done.output
     done = CliRunner().invoke(report, [str(file), "--out", str(tmp_path / "none" / "a.html")])
     assert done.exit_code == 2
     assert f"no folder {tmp_path / 'none'}" in done.output

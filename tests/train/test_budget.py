@@ -177,7 +177,7 @@ def test_a_run_of_a_budget_that_was_stopped_goes_on_with_the_rest_of_it(
     stop_after(60)
     start = time.monotonic()
     with pytest.raises(Interrupted):
-        train_tiny(tmp_path / "run", budget=15.0, schedule="linear")
+        train_tiny(tmp_path / "run", budget=15.0, schedule="linear", patience=None)
     before = time.monotonic() - start
     spent = load_content(tmp_path / "run" / LAST)["progress"]["seconds"]
     assert spent == pytest.approx(before, abs=1.0)

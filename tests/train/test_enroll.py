@@ -11,8 +11,10 @@ from torch.nn.functional import cross_entropy
 
 from train.checkpoints.checkpoint import BEST, load_checkpoint
 from train.engine.logistic import Head, LogisticRegression, Samples
+from train.engine.point_fit import Points
 from train.enroll import main
 from train.evaluate import main as evaluate_main
+from train.method.prototypes import class_means
 from train.novelty.enrolment import Enrolment
 from train.predict import main as predict_main
 
@@ -75,6 +77,30 @@ def test_the_row_is_the_minimum_of_the_whole_cross_entropy_with_other_rows_still
     assert mean.shape == of_weight.shape
     assert (of_weight / std).abs().max() < 1e-3
     assert of_bias.abs() < 1e-3
+
+
+def test_a_point_is_found_by_nearness_and_is_the_minimum_of_the_whole_cross_entropy() -> None:
+    train, test = clouds(4, 60, 0), clouds(4, 100, 1)
+    old = Samples(train.features[train.labels < 3], train.labels[train.labels < 3])
+    head = Points(class_means(old.features, old.labels, 4))
+    photos, new, penalty = test.features[test.labels == 3][:5], test.labels == 3, 1e-2
+    enrolment = Enrolment(head, KNOWN, old)
+    row = enrolment.fit(photos, penalty)
+    assert row.bias is None
+    found = enrolment.is_found(row, test.features)
+    assert found[new][5:].float().mean() > 0.9
+    assert found[~new].float().mean() < 0.05
+
+    unit = old.features.var(0, correction=0).mean().sqrt()
+    way = ((row.weight - photos.mean(0)) / unit).requires_grad_()
+    points = torch.cat([head.points[:3], (photos.mean(0) + unit * way)[None]])
+    loss = (
+        3 / 4 * cross_entropy(Points(points).logits(old.features), old.labels)
+        + 1 / 4 * cross_entropy(Points(points).logits(photos), torch.full((5,), 3))
+        + penalty / 2 * way.square().sum()
+    )
+    (slope,) = torch.autograd.grad(loss, way)
+    assert slope.abs().max() < 1e-3
 
 
 def test_no_answer_changes_but_to_the_new_class(trained_on_three: tuple[Head, Samples]) -> None:

@@ -130,6 +130,8 @@ def test_safetensors_hold_the_weights_under_their_own_names(
 ) -> None:
     out = tmp_path / "model.safetensors"
     assert command_line(main, finished_run, "--format", "safetensors", "--out", out).code == 0
+    (tmp_path / "any").touch()
+    assert out.stat().st_mode == (tmp_path / "any").stat().st_mode  # others may read it, too
     weights = load_checkpoint(finished_run / BEST).model
     with safe_open(out, "pt") as opened:
         assert set(opened.keys()) == set(weights)

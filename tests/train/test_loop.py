@@ -111,13 +111,13 @@ def test_the_train_loss_weighs_the_short_last_batch_by_its_count(
 def losses_of_steps(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """The loss of each step of the runs to come, as the loop computes it."""
     losses: list[torch.Tensor] = []
-    plain = train.method.objective.Target.loss
+    plain = train.method.objective.Objective.loss
 
-    def noted(self: Any, logits: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-        losses.append(plain(self, logits, label_smoothing))
+    def noted(self: Any, logits: torch.Tensor, target: Any) -> torch.Tensor:
+        losses.append(plain(self, logits, target))
         return losses[-1]
 
-    monkeypatch.setattr(train.method.objective.Target, "loss", noted)
+    monkeypatch.setattr(train.method.objective.Objective, "loss", noted)
     return losses
 
 

@@ -15,7 +15,9 @@ from loaders.augment import AugmentConfig
 from loaders.batch import Batch
 from loaders.mixing import draw_mixing
 from train.config.recipes import create_recipe
-from train.method.objective import logit_offsets, micro_batches, prepare
+from train.method.hierarchy import Structure
+from train.method.objective import Objective, class_weights, logit_offsets, micro_batches, prepare
+from train.method.prototypes import Prototypes
 
 SIZE, COUNT, CLASSES = 16, 8, 5
 
@@ -33,7 +35,8 @@ def test_without_mixing_a_batch_is_shown_as_it_is_and_its_loss_is_torchs(batch: 
     logits = torch.randn(COUNT, CLASSES)
     assert images is batch.images
     assert torch.equal(
-        target.loss(logits, 0.1), cross_entropy(logits, batch.labels, label_smoothing=0.1)
+        Objective(label_smoothing=0.1).loss(logits, target),
+        cross_entropy(logits, batch.labels, label_smoothing=0.1),
     )
 
 
@@ -52,7 +55,8 @@ def test_the_loss_of_mixed_images_is_that_of_their_shares_as_soft_labels(
     soft = weights * hard + (1 - weights) * hard[torch.from_numpy(np.asarray(mixing.partners))]
     logits = torch.randn(COUNT, CLASSES)
     expected = cross_entropy(logits, soft, label_smoothing=smoothing)
-    assert torch.allclose(target.loss(logits, smoothing), expected, atol=1e-6)
+    objective = Objective(label_smoothing=smoothing)
+    assert torch.allclose(objective.loss(logits, target), expected, atol=1e-6)
     assert not torch.equal(images, batch.images)
 
 
@@ -67,24 +71,42 @@ def test_the_same_images_are_mixed_in_the_same_way_whatever_batch_they_are_in(ba
 
 @pytest.mark.parametrize("size", [None, 1, 3, 8, 100])
 @pytest.mark.parametrize("cutmix", [0.0, 1.0])
+@pytest.mark.parametrize("is_plain", [True, False])
 def test_the_gradients_of_micro_batches_add_up_to_that_of_the_batch(
-    batch: Batch, size: int | None, cutmix: float
+    batch: Batch, size: int | None, cutmix: float, is_plain: bool
 ) -> None:
     config = replace(create_recipe("baseline"), augment=AugmentConfig(cutmix_prob=cutmix))
     images, target = prepare(batch, config, epoch=0, first_position=0)
-    network = torch.nn.Linear(3 * SIZE * SIZE, CLASSES, dtype=torch.float64)
-    pixels = images.reshape(COUNT, -1) / 255.0
-    target.loss(network(pixels.double()), 0.1).backward()
+    network = Prototypes(3 * SIZE * SIZE, CLASSES).double()
+    draw = torch.Generator().manual_seed(2)
+    everything = {
+        "logit_offsets": torch.randn(CLASSES, generator=draw),
+        "class_weights": torch.rand(CLASSES, generator=draw),
+        "soft_labels": torch.rand(CLASSES, CLASSES, generator=draw).double().softmax(1),
+        "structure": Structure(network, 1 - torch.eye(CLASSES, dtype=torch.float64), 0.5),
+    }
+    objective = Objective(label_smoothing=0.1, **{} if is_plain else everything)  # type: ignore[arg-type]
+    pixels = images.reshape(COUNT, -1).double() / 255.0
+    objective.loss(network(pixels), target).backward()
     expected = network.weight.grad
     assert expected is not None
     network.zero_grad()
     shown = 0
-    for part, of_it, share in micro_batches(pixels.double(), target, size):
-        (share * of_it.loss(network(part), 0.1)).backward()
+    for part, of_it, share in micro_batches(pixels, target, size):
+        (share * objective.loss(network(part), of_it)).backward()
         shown += len(part)
         assert len(part) <= (size or COUNT)
     assert shown == COUNT
     assert torch.allclose(network.weight.grad, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_an_image_counts_by_the_weight_of_its_class(batch: Batch) -> None:
+    _, target = prepare(batch, create_recipe("baseline"), epoch=0, first_position=0)
+    logits, weights = torch.randn(COUNT, CLASSES), torch.rand(CLASSES)
+    losses = cross_entropy(logits, batch.labels, reduction="none")
+    expected = sum(weights[label] * loss for label, loss in zip(batch.labels, losses, strict=True))
+    found = Objective(class_weights=weights).loss(logits, target)
+    assert found == pytest.approx(float(expected) / COUNT, rel=1e-6)
 
 
 def test_with_logit_adjustment_frequent_classes_are_not_preferred() -> None:
@@ -121,3 +143,25 @@ def test_a_run_adjusts_logits_by_what_its_sampling_shows(
         train_tiny(out, epochs=1, sampling=sampling, logit_adjust=strength)
         losses.append(metrics_of(out)[-1]["train/loss"])
     assert (losses[0] != losses[1]) == matters
+
+
+def test_class_weights_are_one_over_effective_numbers_and_of_mean_one() -> None:
+    counts = np.array([100, 10, 0, 1])
+    found = class_weights(counts, 0.9)
+    assert found is not None
+    # 1 + 0.9 + 0.9^2 + ... of n terms
+    effective = [sum(0.9**power for power in range(count)) for count in (100, 10, 1)]
+    raw = np.array([1 / each for each in effective])
+    assert found[[0, 1, 3]].tolist() == pytest.approx((raw / raw.mean()).tolist(), rel=1e-6)
+    assert found[2] == 0
+
+
+def test_class_weights_go_from_equal_to_inverse_proportion() -> None:
+    counts = np.array([30, 10])
+    assert class_weights(counts, 0.0) is None
+    assert class_weights(np.array([7, 7]), 0.9) is None
+    nearly_equal, nearly_inverse = class_weights(counts, 1e-3), class_weights(counts, 1 - 1e-9)
+    assert nearly_equal is not None
+    assert nearly_inverse is not None
+    assert float(nearly_equal[1] / nearly_equal[0]) == pytest.approx(1, abs=1e-6)
+    assert float(nearly_inverse[1] / nearly_inverse[0]) == pytest.approx(3, rel=1e-5)

@@ -17,7 +17,7 @@ from train.checkpoints.checkpoint import BEST, LAST, load_checkpoint
 from train.config.resolve import resolve
 from train.engine.features import Features, fast_network, last_layer
 from train.evaluate import main as evaluate_main
-from train.method.models import Classifier, create_model
+from train.method.models import Classifier, create_model, training_mode
 from train.runs.log import LOG, SUMMARY
 
 
@@ -107,6 +107,36 @@ def test_a_fitted_head_is_where_training_of_all_layers_begins(
     assert [group["lr_share"] for group in groups] == [1.0, 0.1]
     assert groups[1]["lr"] == pytest.approx(0.1 * groups[0]["lr"])
     assert [len(group["params"]) for group in groups] == [2, 5]
+
+
+@pytest.mark.usefixtures("start")
+def test_frozen_norms_keep_their_statistics_while_all_weights_train(
+    train_tiny: Any, tmp_path: Path, finished_run: Path
+) -> None:
+    fields = ONLY | {"head": "fitted", "epochs": 1, "freeze_norm": True}
+    train_tiny(tmp_path / "run", **fields)
+    before, after = (
+        load_checkpoint(each).model for each in (finished_run / BEST, tmp_path / "run" / LAST)
+    )
+    same = {name for name, each in before.items() if torch.equal(each, after[name])}
+    assert same == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+
+
+def test_with_frozen_norms_training_sees_the_features_of_evaluation(model: Classifier) -> None:
+    images = torch.randint(256, (4, 3, 64, 64), dtype=torch.uint8)
+    at_evaluation = model(images)
+    for each in model.modules():
+        if isinstance(each, nn.Dropout):
+            each.p = 0.0
+    training_mode(model, freeze_norm=True)
+    torch.testing.assert_close(model(images), at_evaluation)
+    training_mode(model, freeze_norm=False)
+    assert not torch.allclose(model(images), at_evaluation)
+
+
+def test_statistics_of_a_random_network_cannot_be_frozen(make_config: Any) -> None:
+    with pytest.raises(ValueError, match="freeze_norm needs weights or finetune_from: a random"):
+        make_config(freeze_norm=True)
 
 
 @pytest.fixture

@@ -209,7 +209,7 @@ def flip_a_bit(file: Path) -> None:
     [
         (truncate, "is no checkpoint: not an archive that torch.save wrote"),
         (flip_a_bit, "is damaged: check sums do not match"),
-        (lambda file: file.write_bytes(b""), "is no checkpoint: not an archive"),
+        (lambda file: file.write_bytes(b""), "is no checkpoint: it is empty"),
         (Path.unlink, "no checkpoint "),
     ],
     ids=["cut short", "a flipped bit", "empty", "gone"],

@@ -26,6 +26,7 @@ from train.checkpoints.folder import is_throwaway, resume_command
 from train.config.config import TrainConfig
 from train.method.models import Classifier, create_model
 from train.method.optimizer import state_shapes
+from train.method.prototypes import use_prototypes
 from train.scores.unknown import UnknownDetector
 
 CHECKPOINT_VERSION = 1
@@ -36,6 +37,7 @@ NEARLY_FULL = 1 << 30
 """Free bytes under which a failed write is put down to a full disk."""
 MESSAGE_CHARS = 300
 """Of a reason that torch gives: it lists every weight that is missing."""
+EXPORTED = (".onnx", ".pt2", ".safetensors")
 UNREADABLE_ARCHIVE = (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError)
 """What zipfile raises of a damaged archive: a RuntimeError where it asks for a password, or for a
 compression that does not exist."""
@@ -131,6 +133,8 @@ class Checkpoint:
     # In last.pt alone: nobody resumes from the best one.
     stepped: dict[str, torch.Tensor] | None = None
     """The weights that steps move, where ``model`` is their moving average."""
+    tree: torch.Tensor | None = None
+    """Of the classes, where the loss knows it: a table may change after the run began."""
     optimizer: dict[str, Any] | None = None
     scaler: dict[str, float] | None = None
     rng: torch.Tensor | None = None
@@ -151,6 +155,10 @@ class Checkpoint:
             raise ValueError(
                 f"epoch {done.epoch} of {config.epochs}, the best of them {done.best_epoch:g}"
             )
+        if self.tree is not None:
+            apart = ~torch.eye(len(self.class_names), dtype=torch.bool)
+            if self.tree.dtype != torch.int64 or not torch.equal(self.tree > 0, apart):
+                raise ValueError(f"this is no tree of {len(apart)} classes")
 
     @property
     def known(self) -> torch.Tensor:
@@ -318,6 +326,11 @@ def load_content(path: Path) -> dict[str, Any]:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is damaged or no checkpoint: {first_line}") from None
     version = content.get(MARK) if isinstance(content, dict) else None
+    if version is None:
+        raise UserError(
+            f"{path} is not a checkpoint of hyphae: it holds no {MARK}; those of the course are for "
+            "train.evaluate and --finetune-from"
+        )
     if version != CHECKPOINT_VERSION:
         raise UserError(
             f"{path} is not a checkpoint of this hyphae (version {version!r}, expected "
@@ -338,9 +351,16 @@ def check_archive(path: Path) -> None:
         raise DamagedCheckpoint(f"no checkpoint {path}")
     damaged: str | None = "the archive itself"
     with suppress(*UNREADABLE_ARCHIVE):
+        if not path.stat().st_size:
+            raise DamagedCheckpoint(f"{path} is no checkpoint: it is empty")
+        if path.suffix in EXPORTED:
+            raise DamagedCheckpoint(
+                f"{path} is no checkpoint: it looks like an exported file, and is for other programs; "
+                "give the .pt file or the run folder that it was made from"
+            )
         if not zipfile.is_zipfile(path):
             raise DamagedCheckpoint(
-                f"{path} is no checkpoint: not an archive that torch.save wrote"
+                f"{path} is no checkpoint: not an archive that torch.save wrote, or one cut short"
             )
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -357,6 +377,8 @@ def model_from_checkpoint(checkpoint: Checkpoint, path: Path) -> Classifier:
     config = checkpoint.config
     with checked_content(path):
         model = create_model(config.arch, len(checkpoint.class_names), config.mean, config.std)
+        if config.hierarchy_loss == "prototypes":
+            use_prototypes(model.backbone, len(checkpoint.class_names))
         model.backbone.load_state_dict(checkpoint.model, strict=True)
     return model
 

@@ -220,12 +220,17 @@ def lightning_content(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the course's own ``eval.py`` loads: ``net.*`` keys, as its network is not compiled there.
 
     Raises:
-        UserError: The architecture is not one of the course's.
+        UserError: The architecture is not one of the course's, or it ends in prototypes.
     """
     arch = checkpoint.config.arch
     if arch not in published_table():
         raise UserError(
             f"the course has no {arch}; --format lightning is for {', '.join(published_table())}"
+        )
+    if checkpoint.config.hierarchy_loss == "prototypes":
+        raise UserError(
+            "the course's network ends in a linear layer, this one in prototypes; choose --format onnx, "
+            "torch-export or safetensors"
         )
     progress = checkpoint.progress
     return {

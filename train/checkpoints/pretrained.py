@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 from urllib.error import URLError
 
 import torch
@@ -17,6 +18,7 @@ from train.checkpoints.course import load_trained
 from train.checkpoints.weights import (
     PACKAGED,
     Loaded,
+    Weights,
     load_packaged,
     load_weights,
     read_weights,
@@ -41,8 +43,8 @@ def with_start(config: TrainConfig) -> TrainConfig:
     """
     if config.finetune_from is not None:
         started = _trained(config.finetune_from)
-        config = replace(config, arch=started[0])
-        mean, std = started[1:3]
+        config = replace(config, arch=started.arch)
+        mean, std = started.mean, started.std
     elif config.weights is not None:
         mean, std = imagenet_colours(config.arch)
     else:
@@ -60,9 +62,10 @@ def load_start(backbone: nn.Module, config: TrainConfig, num_classes: int) -> st
         UserError: They are not to be had, or do not fit; the message says what to do.
     """
     if config.finetune_from is not None:
-        weights = _trained(config.finetune_from)[3]
-        where = config.finetune_from
-        loaded = load_weights(backbone, weights, num_classes, where)
+        where, started = config.finetune_from, _trained(config.finetune_from)
+        loaded = load_weights(
+            backbone, started.weights, num_classes, where, is_linear=started.is_linear
+        )
     elif config.weights is None:
         return None
     elif config.weights != IMAGENET:
@@ -118,10 +121,22 @@ def _load_torchvision(backbone: nn.Module, arch: str, num_classes: int) -> Loade
     return load_weights(backbone, read_weights(file), num_classes, str(file))
 
 
-def _trained(path: str) -> tuple[str, Colours, Colours, dict[str, torch.Tensor]]:
-    """Architecture, mean, deviation and weights of a checkpoint."""
+class _Trained(NamedTuple):
+    """What a run takes from the checkpoint that it starts from."""
+
+    arch: str
+    mean: Colours
+    std: Colours
+    weights: Weights
+    is_linear: bool
+    """Whether its last layer is a linear one."""
+
+
+def _trained(path: str) -> _Trained:
     saved = load_trained(checkpoint_file(Path(path)))
     if isinstance(saved, Checkpoint):
-        return saved.config.arch, saved.config.mean, saved.config.std, saved.model
+        config = saved.config
+        is_linear = config.hierarchy_loss != "prototypes"
+        return _Trained(config.arch, config.mean, config.std, saved.model, is_linear)
     baseline = create_recipe("baseline")
-    return saved.arch, baseline.mean, baseline.std, saved.weights
+    return _Trained(saved.arch, baseline.mean, baseline.std, saved.weights, is_linear=True)

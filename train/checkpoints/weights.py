@@ -110,7 +110,9 @@ def read_weights(path: Path) -> Weights:
     return content
 
 
-def load_weights(backbone: nn.Module, weights: Weights, num_classes: int, where: str) -> Loaded:
+def load_weights(
+    backbone: nn.Module, weights: Weights, num_classes: int, where: str, *, is_linear: bool = True
+) -> Loaded:
     """Fill a model; its classifier layer stays as it is where the number of classes differs.
 
     Args:
@@ -118,6 +120,8 @@ def load_weights(backbone: nn.Module, weights: Weights, num_classes: int, where:
         weights: A state dictionary under the model's own names.
         num_classes: K.
         where: What messages call the weights.
+        is_linear: Whether the network of the weights ends in a linear layer; if not, the model's stays
+            as it is.
 
     Raises:
         UserError: A tensor is missing, unexpected, of another shape, or holds values that are not
@@ -126,7 +130,9 @@ def load_weights(backbone: nn.Module, weights: Weights, num_classes: int, where:
     wanted = backbone.state_dict()
     head = classifier_layer(backbone, num_classes)
     of_head = [name for name in wanted if name.startswith(f"{head}.")]
-    new_head = any(
+    if not is_linear:
+        weights = weights | {name: wanted[name] for name in of_head}
+    new_head = not is_linear or any(
         name in weights and weights[name].shape[:1] != wanted[name].shape[:1] for name in of_head
     )
     if new_head:

@@ -26,6 +26,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MemoryFormat = Literal["auto", "channels_last", "contiguous"]
 Switch = Literal["auto", "on", "off"]
 Head = Literal["random", "fitted", "only"]
+HierarchyLoss = Literal["none", "soft-labels", "prototypes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +92,19 @@ class TrainConfig:
     logit_adjust: float = 0.0
     """Strength of logit adjustment: at 1, the network learns to answer as if all classes were equally
     frequent, however often training shows them; 0: not at all."""
+    class_balance: float = 0.0
+    """How far the loss of an image counts by the rarity of its class: 0: all alike; towards 1: in
+    inverse proportion to the photographs of its class."""
+    hierarchy_loss: HierarchyLoss = "none"
+    """What the loss makes of the tree of the species. soft-labels: near species get a part of each
+    label; prototypes: the last layer holds a point for each class, and near species near points."""
+    hierarchy_beta: float = 10.0
+    """With soft-labels: how fast a species' part falls with its distance in the tree."""
+    hierarchy_weight: float = 1.0
+    """With prototypes: weight of how far they are from lying as in the tree."""
+    species: str | None = None
+    """With a hierarchy_loss: species table, a CSV with the columns of train/data/species.csv; none:
+    that file."""
     ema: float | None = None
     """Evaluate and keep an exponential moving average of the weights: share of it that a step
     keeps, such as 0.999. none: the weights themselves."""
@@ -99,6 +113,9 @@ class TrainConfig:
     the first. none: what the architecture comes with."""
     zero_init: bool = False
     """Whether residual branches begin as nothing: the last norm of each starts at 0."""
+    freeze_norm: bool = False
+    """Whether batch normalisation keeps the means and variances that the network starts with, as it
+    has them at evaluation; its scales and shifts are trained."""
     seed: int = 12345
     """Of weights, order and augmentation."""
 
@@ -215,11 +232,13 @@ class TrainConfig:
                 f"head {self.head} needs weights or finetune_from: features of a random network say "
                 "nothing"
             )
+        if self.freeze_norm and self.weights is None and self.finetune_from is None:
+            raise ValueError(
+                "freeze_norm needs weights or finetune_from: a random network has no statistics to keep"
+            )
         for name in ("samples", "budget", "ema", "train_size", "start_size"):
             if self.head == "only" and getattr(self, name) is not None:
                 raise ValueError(f"head only makes no training step, and {name} is about those")
-        if self.head == "only" and self.logit_adjust:
-            raise ValueError("head only makes no training step, and logit_adjust is about those")
         if self.overfit_batches is not None and self.fast_dev_run:
             raise ValueError(
                 "overfit_batches and fast_dev_run exclude each other; give one of them"

@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args, get_origin
 import click
 
 from train.config.limits import LIMITS
+from train.config.rebalance import NAME as REBALANCE_NAME
+from train.config.rebalance import REBALANCE
 from train.config.recipes import RECIPES, create_recipe
 from train.config.safety import checkpoint_every_of, duration_of
 from train.config.settings import FIELDS, Field, as_text, flatten, parse
@@ -36,12 +38,15 @@ class FieldType(click.ParamType):  # type: ignore[type-arg]  # generic since cli
 
 
 class FieldOption(click.Option):
-    """An option that overrides a field of the recipe; its help shows the recipe's own value."""
+    """An option that overrides a field of the recipe; its help shows the recipe's own value.
+
+    A command whose recipe is another than the baseline names it as ``obj`` in its context settings.
+    """
 
     def get_help_extra(self, ctx: click.Context) -> Any:
         """What stands in brackets behind the help."""
         extra = super().get_help_extra(ctx)
-        recipe = create_recipe(ctx.params.get("recipe") or "baseline")
+        recipe = create_recipe(ctx.params.get("recipe") or ctx.obj or "baseline")
         value = flatten(recipe)[str(self.name)]
         if value != ():
             extra["default"] = as_text(str(self.name), value)
@@ -73,6 +78,13 @@ def safety_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+rebalance_option = click.option(
+    "--rebalance",
+    type=click.Choice(list(REBALANCE)),
+    help="One word for sampling, logit_adjust and class_balance; docs/imbalance.md.",
+)
+
+
 def field_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add an option for each field, in their order; one that is not given is None."""
     for field in reversed(FIELDS.values()):
@@ -82,7 +94,8 @@ def field_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def given_fields(params: dict[str, Any]) -> dict[str, Any]:
     """The fields among a command's parameters that were given."""
-    return {name: each for name, each in params.items() if name in FIELDS and each is not None}
+    known = (*FIELDS, REBALANCE_NAME)
+    return {name: each for name, each in params.items() if name in known and each is not None}
 
 
 def _option(field: Field) -> Callable[[Any], Any]:

@@ -25,6 +25,8 @@ from shards.plain import checked
 from shards.settings import local_table, read_toml
 from train.config.config import TrainConfig
 from train.config.limits import check_limits
+from train.config.rebalance import NAME as REBALANCE
+from train.config.rebalance import without_rebalance
 from train.config.recipes import create_recipe
 from train.config.resolution import sizes_in_proportion
 from train.config.safety import duration_text, parse_duration
@@ -230,7 +232,7 @@ def settle(layers: Sequence[Layer]) -> Settings:
     chosen: dict[str, Any] = {}
     sources: dict[str, str] = {}
     length: str | None = None
-    for layer in layers:
+    for layer in map(_spelled_out, layers):
         values = {name: layer.read(name) for name in layer.values}
         given = _length(layer)
         for name, value in values.items():
@@ -275,6 +277,14 @@ def _length(layer: Layer) -> str | None:
             f"{layer.source}: {' and '.join(found)} each say how long the run is; give one of them"
         )
     return found[0] if found else None
+
+
+def _spelled_out(layer: Layer) -> Layer:
+    """The layer with fields alone."""
+    try:
+        return Layer(layer.source, without_rebalance(layer.values))
+    except ValueError as error:
+        raise UserError(f"{layer.place(REBALANCE)}: {error}") from None
 
 
 def flatten(config: TrainConfig) -> dict[str, Any]:

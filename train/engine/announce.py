@@ -8,6 +8,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 from shards.describe import FINGERPRINT_DIGITS
 from shards.format import Manifest
 from shards.machine import human_time
@@ -49,6 +51,8 @@ def announce(session: Session, manifest: Manifest, source: ShardSource) -> None:
         f"sampling {config.sampling}{f' ({chosen})' if chosen else ''}, order "
         f"{session.facts['order_hash']}; run {session.folder}"
     )
+    if session.tree is not None:
+        say(_hierarchy(session, session.tree))
     stored_side = manifest.options.get("short_side", config.image_size)
     largest = max(config.image_size, *training_sizes(config))
     if largest > stored_side:
@@ -98,6 +102,19 @@ def quicker_way(session: Session, expected: Estimate, source: ShardSource) -> st
     return (
         "there is no GPU here: for a good model in minutes, stop this run (Ctrl-C) and type: "
         f'python -m train --recipe probe --shards "{source}"'
+    )
+
+
+def _hierarchy(session: Session, tree: torch.Tensor) -> str:
+    """What the loss makes of the tree."""
+    config, labels = session.config, session.objective.soft_labels
+    if labels is None:
+        how = f"distortion weighs {config.hierarchy_weight:g}"
+    else:
+        how = f"a label keeps {float(labels.diagonal().mean()):.0%} of itself"
+    return (
+        f"hierarchy loss {config.hierarchy_loss} by {config.species or 'species.csv'}, common ancestors up "
+        f"to height {int(tree.max())}: {how}"
     )
 
 

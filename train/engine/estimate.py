@@ -17,6 +17,7 @@ from train.config.distributed import size
 from train.config.length import step_count
 from train.config.resolution import mean_area
 from train.engine.features import fast_network
+from train.method.models import training_mode
 from train.runs.session import Session
 
 STEPS = 2
@@ -97,7 +98,7 @@ def _measure_step(session: Session, batch: Batch) -> float:
     """Seconds an image of forward and backward, after a warm-up that also compiles."""
     device = session.resolved.device
     before = deepcopy(session.model.state_dict())  # with the versions that it carries
-    session.network.train()
+    training_mode(session.network, freeze_norm=session.config.freeze_norm)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         most = min(len(batch), session.resolved.micro_batch or len(batch))
         is_slow = device.type == "cpu" and not session.resolved.compile

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from loaders.plan import Sampling
@@ -43,6 +45,21 @@ class Head:
         """``(N, D)`` -> ``(N, K)``."""
         return features @ self.weight.T + self.bias
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """By name."""
+        return {"weight": self.weight, "bias": self.bias}
+
+    def only(self, classes: torch.Tensor) -> Head:
+        """Of some classes, ``(K,)`` bool."""
+        return Head(self.weight[classes], self.bias[classes])
+
+    def put_into(self, layer: nn.Linear) -> None:
+        """Make it the last layer of a network; one without a bias has none of it."""
+        with torch.no_grad():
+            layer.weight.copy_(self.weight)
+            if layer.bias is not None:
+                layer.bias.copy_(self.bias)
+
 
 class LogisticRegression:
     """The path of solutions from the strongest penalty to the weakest.
@@ -54,6 +71,7 @@ class LogisticRegression:
         train: What to fit.
         importance: ``(N,)`` weight of each sample, of mean 1.
         num_classes: K.
+        soft_labels: ``(K, K)`` what is asked for in place of each label; None: that class alone.
         standardised: Whether features are brought to variance 1: of a handful of samples, those that
             hardly differ would count like all others.
     """
@@ -63,6 +81,7 @@ class LogisticRegression:
         train: Samples,
         importance: torch.Tensor,
         num_classes: int,
+        soft_labels: torch.Tensor | None = None,
         *,
         standardised: bool = True,
     ) -> None:
@@ -73,34 +92,43 @@ class LogisticRegression:
         if not standardised:
             self._std = torch.ones_like(self._std)
         self._scaled = (features - self._mean) / self._std
-        self._labels, self._importance = train.labels, importance
+        self._asked = train.labels if soft_labels is None else soft_labels[train.labels]
+        self._importance = importance
         self._weight = torch.zeros(num_classes, features.shape[1], device=features.device)
         self._bias = torch.zeros(num_classes, device=features.device)
 
     def fit(self, penalty: float) -> Head:
         """The solution for a penalty, from the last one on."""
-        parameters = [self._weight.requires_grad_(), self._bias.requires_grad_()]
-        optimizer = torch.optim.LBFGS(
-            parameters,
-            max_iter=ITERATIONS,
-            tolerance_grad=TOLERANCE,
-            history_size=20,
-            line_search_fn="strong_wolfe",
-        )
 
-        def closure() -> torch.Tensor:
-            optimizer.zero_grad()
+        def loss() -> torch.Tensor:
             logits = self._scaled @ self._weight.T + self._bias
-            losses = cross_entropy(logits, self._labels, reduction="none")
-            loss = (self._importance * losses).mean() + penalty / 2 * self._weight.square().sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
+            losses = cross_entropy(logits, self._asked, reduction="none")
+            return (self._importance * losses).mean() + penalty / 2 * self._weight.square().sum()
 
-        with torch.enable_grad():
-            optimizer.step(closure)  # type: ignore[no-untyped-call]
+        lbfgs([self._weight.requires_grad_(), self._bias.requires_grad_()], loss)
         # Back to the features as the network gives them.
         weight = (self._weight / self._std).detach()
         return Head(weight, self._bias.detach() - weight @ self._mean)
+
+
+def lbfgs(parameters: list[torch.Tensor], loss: Callable[[], torch.Tensor]) -> None:
+    """Move parameters to a minimum of a loss, from where they are."""
+    optimizer = torch.optim.LBFGS(
+        parameters,
+        max_iter=ITERATIONS,
+        tolerance_grad=TOLERANCE,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    with torch.enable_grad():
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
 
 
 def importance_of(sampling: Sampling, labels: torch.Tensor, repeats: torch.Tensor) -> torch.Tensor:

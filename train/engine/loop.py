@@ -22,6 +22,7 @@ from train.config.distributed import is_first, largest_share, share_start, size,
 from train.config.resolution import training_size
 from train.engine.profiling import profiled
 from train.engine.step import add_gradients, add_no_gradients, images_of_step
+from train.method.models import training_mode
 from train.method.objective import prepare
 from train.method.optimizer import clip_gradients, set_rate
 from train.method.schedule import rate_at
@@ -84,7 +85,7 @@ def train_stretch(session: Session) -> None:
     """
     config, resolved, done = session.config, session.resolved, session.done
     steps = session.train.steps_per_epoch
-    session.parallel.train()
+    training_mode(session.parallel, freeze_norm=config.freeze_norm)
     exact = torch.float32 if resolved.device.type == "mps" else torch.float64
     # What all processes have so far stands on the first; in 53 bits, no order of adding shows.
     so_far = done.loss_sum if is_first() else 0.0

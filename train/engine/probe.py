@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -21,6 +22,7 @@ from train.checkpoints.folder import resume_command
 from train.engine.features import cached, extract, fast_network, last_layer
 from train.engine.logistic import PENALTIES, Head, LogisticRegression, Samples, importance_of
 from train.engine.loop import finish_stretch
+from train.engine.point_fit import PointFit, Points
 from train.method.batches import eval_config
 from train.runs.interrupt import Stopped
 from train.runs.saving import save, save_or_stop
@@ -29,6 +31,15 @@ from train.scores.evaluation import Evaluation, evaluate
 from train.scores.metrics import scores
 
 FOLDER = "features"
+
+
+class _Answering(Protocol):
+    """A last layer, whatever its kind."""
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor: ...
+
+
+LastLayer = TypeVar("LastLayer", bound=_Answering)
 
 
 def fit_head(session: Session, shards: Path) -> None:
@@ -50,19 +61,16 @@ def fit_head(session: Session, shards: Path) -> None:
         session.log.say(
             f"features of {images:,} images in {seconds:.0f} s ({images / seconds:,.0f} img/s)"
         )
+        layer = last_layer(session.model.backbone, session.num_classes)
         head, loss = best_head(
+            _path(session, train, importance),
             train,
-            importance,
             val,
             session.num_classes,
             session.log.say,
             lambda: _stop_if_asked(session),
         )
-        layer = last_layer(session.model.backbone, session.num_classes)
-        with torch.no_grad():
-            layer.weight.copy_(head.weight)
-            if layer.bias is not None:
-                layer.bias.copy_(head.bias)
+        head.put_into(layer)
         if session.config.head != "only":
             return
         result = _evaluate(session)
@@ -118,31 +126,35 @@ def _features(session: Session, shards: Path) -> tuple[Samples, torch.Tensor, Sa
         torch.cat([each.labels for each, _ in passes]),
     )
     ids = torch.cat([each for _, each in passes])
-    return train, importance_of(config.sampling, train.labels, repeats[ids]), val
+    importance = importance_of(config.sampling, train.labels, repeats[ids])
+    of_class = session.objective.class_weights
+    if of_class is not None:
+        importance = importance * of_class[train.labels]
+        importance = importance / importance.mean()
+    return train, importance, val
 
 
 def best_head(
+    fit: Callable[[float], LastLayer],
     train: Samples,
-    importance: torch.Tensor,
     val: Samples,
     num_classes: int,
     say: Callable[[str], None] = lambda line: None,
     after_fit: Callable[[], None] = lambda: None,
-) -> tuple[Head, float]:
+) -> tuple[LastLayer, float]:
     """The head whose penalty does best on val, and its loss on the training features.
 
     Args:
-        train: What to fit.
-        importance: ``(N,)`` weight of each sample, of mean 1.
+        fit: From a penalty to its head; penalties become weaker.
+        train: What it fits.
         val: What to choose by.
         num_classes: K.
         say: Takes the lines that tell of each penalty.
         after_fit: Called after each; may raise.
     """
-    path = LogisticRegression(train, importance, num_classes)
-    best: tuple[tuple[float, float], float, Head] | None = None
+    best: tuple[tuple[float, float], float, LastLayer] | None = None
     for penalty in PENALTIES:
-        head = path.fit(penalty)
+        head = fit(penalty)
         logits = head.logits(val.features)
         miou = scores(multiclass_confusion_matrix(logits.argmax(1), val.labels, num_classes)).miou
         loss = float(cross_entropy(logits, val.labels))
@@ -154,6 +166,27 @@ def best_head(
     _, penalty, head = best
     say(f"penalty {penalty:g} is best on val")
     return head, float(cross_entropy(head.logits(train.features), train.labels))
+
+
+def _path(
+    session: Session, train: Samples, importance: torch.Tensor
+) -> Callable[[float], Head | Points]:
+    """From a penalty to its solution, for penalties that become weaker."""
+    objective = session.objective
+    if objective.structure is not None:
+        return PointFit(train, importance, objective).fit
+    path = LogisticRegression(train, importance, session.num_classes, objective.soft_labels)
+    offsets = objective.logit_offsets
+    if offsets is None:
+        return path.fit
+
+    def adjusted(penalty: float) -> Head:
+        # The free bias takes up whatever is added to the logits, so a fit with the addition is this one
+        # with another bias: logit adjustment after the fact (Menon et al., arXiv:2007.07314).
+        head = path.fit(penalty)
+        return Head(head.weight, head.bias - offsets)
+
+    return adjusted
 
 
 def _evaluate(session: Session) -> Evaluation:

@@ -59,8 +59,9 @@ from train.engine.probe import fit_head
 from train.method.batches import train_loader, val_loader
 from train.method.ema import WeightAverage
 from train.method.models import check_arch, check_batch, check_fit, create_model
-from train.method.objective import logit_offsets
+from train.method.objective import create_objective
 from train.method.optimizer import create_optimizer
+from train.method.prototypes import use_prototypes
 from train.runs.full_disk import full_disk_as_job_error
 from train.runs.interrupt import StopRequest
 from train.runs.log import SUMMARY, RunLog
@@ -71,6 +72,7 @@ from train.runs.wandb_log import WandbRun, check_wandb
 from train.scores.evaluation import (
     prepare_model,
 )
+from train.scores.species import class_tree
 
 
 def start_run(
@@ -151,6 +153,7 @@ def _run(
     check_processes(config)
     if config.wandb:
         check_wandb()
+    tree = _tree(config, manifest, saved)
     began = safety.started - (saved.progress.seconds if saved else 0.0)
     resolved = resolve(config, source.url)
     torch.manual_seed(config.seed)
@@ -167,6 +170,8 @@ def _run(
             zero_init=config.zero_init,
         )
         start = load_start(model.backbone, config, manifest.num_classes) if saved is None else None
+        if config.hierarchy_loss == "prototypes":
+            use_prototypes(model.backbone, manifest.num_classes)
         asked = replace(config, micro_batch=resolved.micro_batch)
         check_fit(model, asked, train.samples_per_epoch)
         network = prepare_model(model, resolved)
@@ -191,7 +196,6 @@ def _run(
         opened.enter_context(full_disk_as_job_error(folder))
         if size() > 1:
             torch.manual_seed(own_seed(config.seed))
-        offsets = logit_offsets(train.class_counts, config.logit_adjust)
         done = saved.progress if saved else Progressed()
         record = folder if is_first() else Path(opened.enter_context(TemporaryDirectory()))
         wandb = WandbRun(folder, config.to_dict()) if config.wandb and is_first() else None
@@ -206,7 +210,8 @@ def _run(
             parallel=ways["parallel"],
             evaluated=ways["evaluated"],
             average=average,
-            logit_offsets=None if offsets is None else offsets.to(resolved.device),
+            objective=create_objective(config, model, train.class_counts, tree, resolved.device),
+            tree=tree,
             length=length,
             optimizer=create_optimizer(model, config, resolved.device, head),
             scaler=torch.amp.GradScaler(resolved.device.type, enabled=resolved.precision == "fp16"),
@@ -244,6 +249,22 @@ def _run(
         except (Interrupted, JobError) as error:
             _note_end(log, error)
             raise
+
+
+def _tree(config: TrainConfig, manifest: Manifest, saved: Checkpoint | None) -> torch.Tensor | None:
+    """Heights of the classes' common ancestors, where the loss needs them.
+
+    Raises:
+        UserError: There is no tree.
+    """
+    if config.hierarchy_loss == "none":
+        return None
+    if saved is None:
+        table = None if config.species is None else Path(config.species)
+        return class_tree(manifest.class_names, table)
+    if saved.tree is None:
+        raise UserError(f"the checkpoint holds no tree for hierarchy_loss {config.hierarchy_loss}")
+    return saved.tree
 
 
 def _compiled(network: nn.Module, mode: str) -> nn.Module:

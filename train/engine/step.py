@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from train.config.distributed import exchanged, rank, share_sizes
+from train.method.models import training_mode
 from train.method.objective import Target, micro_batches
 from train.runs.session import Session
 
@@ -33,11 +34,7 @@ def add_gradients(
         network = _network_for(session, len(part))
         with exchanged(network, number == len(parts)):
             with session.resolved.autocast():
-                logits = network(part)
-                if session.logit_offsets is not None:
-                    logits = logits + session.logit_offsets
-                part_loss = asked_of_it.loss(logits, session.config.label_smoothing)
-                part_loss = share * weight * part_loss
+                part_loss = share * weight * session.objective.loss(network(part), asked_of_it)
             session.scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
         loss += part_loss.detach()
     return loss
@@ -52,7 +49,7 @@ def add_no_gradients(session: Session) -> torch.Tensor:
     blank = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=session.resolved.device)
     session.network.eval()
     logits = _network_for(session, 1)(blank.contiguous(memory_format=torch.channels_last))
-    session.network.train()
+    training_mode(session.network, freeze_norm=session.config.freeze_norm)
     session.scaler.scale(logits.float().sum() * 0.0).backward()
     return torch.zeros((), device=session.resolved.device)  # of the type of the others' loss
 

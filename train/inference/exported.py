@@ -22,6 +22,7 @@ from train.checkpoints.checkpoint import Checkpoint, model_from_checkpoint
 from train.config.resolve import Resolved
 from train.method.batches import eval_config
 from train.method.models import create_model
+from train.method.prototypes import use_prototypes
 
 Runner = Callable[[torch.Tensor], torch.Tensor]
 """``(B, 3, S, S)`` uint8 -> ``(B, K)`` probabilities, by the program that the file is for."""
@@ -65,6 +66,7 @@ def deployment(saved: Checkpoint, file: Path, resolved: Resolved) -> Deployment:
     packing = saved.shards.packing
     about = {
         "arch": saved.config.arch,
+        "last_layer": "prototypes" if saved.config.hierarchy_loss == "prototypes" else "linear",
         "class_names": saved.class_names,
         "input": f"images: (batch, 3, {shown.image_size}, {shown.image_size}) uint8 RGB",
         "preprocessing": {
@@ -138,14 +140,15 @@ def export_torch(deployed: Deployment, target: Path) -> Runner:
 
 def export_safetensors(deployed: Deployment, target: Path) -> Runner:
     """Write the weights under their own names, the rest as metadata."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     weights = deployed.module.model.backbone.state_dict()  # type: ignore[union-attr]
-    save_file(
-        {name: each.contiguous() for name, each in weights.items()}, target, deployed.metadata
-    )
+    tensors = {name: each.contiguous() for name, each in weights.items()}
+    target.write_bytes(save(tensors, deployed.metadata))  # its save_file lets only the owner read
     about = {name: json.loads(value) for name, value in deployed.metadata.items()}
     model = create_model(about["arch"], len(about["class_names"]), about["mean"], about["std"])
+    if about["last_layer"] == "prototypes":
+        use_prototypes(model.backbone, len(about["class_names"]))
     model.backbone.load_state_dict(load_file(target), strict=True)
     return Deployed(model, about["temperature"]).eval()
 

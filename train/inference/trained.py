@@ -113,7 +113,8 @@ def _on(source: ShardSource, saved: Checkpoint, file: Path) -> Trained:
     for name, value in resolved.to_dict().items():
         if name == "micro_batch":  # of training
             continue
-        if saved.resolved and (before := saved.resolved.get(name)) != value:
+        before = saved.resolved.get(name)  # None where an older version noted no such thing
+        if before is not None and before != value:
             click.echo(f"note: {name} is {value} here, the run had {before}")
     if manifest.fingerprint != saved.shards.fingerprint:
         click.echo(f"note: {source} is not the shard set of the run")

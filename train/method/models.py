@@ -71,6 +71,19 @@ class Classifier(nn.Module):
         return logits
 
 
+def training_mode(network: nn.Module, *, freeze_norm: bool) -> None:
+    """Let a network learn; with ``freeze_norm``, batch normalisation stays as at evaluation.
+
+    It then neither uses nor changes the statistics of a batch: a head that was fitted to the features
+    of evaluation sees the same ones in the first step.
+    """
+    network.train()
+    if freeze_norm:
+        for each in network.modules():
+            if isinstance(each, nn.modules.batchnorm._BatchNorm):
+                each.eval()
+
+
 def _has_depth(backbone: nn.Module) -> bool:
     """Whether residual branches may be left out."""
     return any(type(each).__name__ in DEPTH_MODULES for each in backbone.modules())
@@ -243,8 +256,10 @@ def check_fit(model: Classifier, config: TrainConfig, images_per_epoch: int) -> 
     if at_once != 1 and all(each % at_once != 1 and each != 1 for each in shares):
         return
     try:
+        learning = deepcopy(model)
+        training_mode(learning, freeze_norm=config.freeze_norm)
         with torch.no_grad():
-            deepcopy(model).train()(image)
+            learning(image)
     except ValueError:  # batch normalisation over a single value
         over = f" over {size()} processes" if size() > 1 else ""
         raise UserError(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 import torch
+from torch import nn
 
 from loaders.factory import create_loader
 from loaders.subset import Subset
@@ -23,12 +24,14 @@ from train.checkpoints.checkpoint import model_from_checkpoint
 from train.config.grid import digest_of
 from train.engine.features import Network, cached, extract, fast_network, last_layer
 from train.engine.logistic import Head, Samples
+from train.engine.point_fit import Points
 from train.engine.probe import FOLDER
 from train.inference.photos import photo_batches
 from train.inference.prediction import preprocessing_of
 from train.inference.trained import Trained
 from train.method.batches import eval_config, stored_split
 from train.method.models import classifier_layer
+from train.method.prototypes import Prototypes
 
 
 class FeatureBank:
@@ -36,6 +39,9 @@ class FeatureBank:
 
     Args:
         trained: The checkpoint, on its shard set.
+
+    Raises:
+        UserError: From the constructor, where the network does not end in a linear layer or prototypes.
     """
 
     def __init__(self, trained: Trained) -> None:
@@ -45,8 +51,8 @@ class FeatureBank:
         self._model = model.to(trained.resolved.device)
         self.backbone = model.backbone
         layer = last_layer(model.backbone, self.num_classes)
-        bias = torch.zeros(self.num_classes) if layer.bias is None else layer.bias
-        self.head = Head(layer.weight.detach(), bias.detach().to(layer.weight.device))
+        self._in_features = layer.in_features
+        self.head = head_of(layer)
         """The last layer, which makes logits of features."""
 
     @property
@@ -78,7 +84,7 @@ class FeatureBank:
     @cached_property
     def head_digest(self) -> str:
         """Of the last layer."""
-        return _sha256({"weight": self.head.weight.cpu(), "bias": self.head.bias.cpu()})[:8]
+        return _sha256({name: each.cpu() for name, each in self.head.tensors().items()})[:8]
 
     def of_split(self, split: str, subset: Subset) -> Samples:
         """Of the central crops of a part of a split of the run, each photograph once.
@@ -143,8 +149,18 @@ class FeatureBank:
                 bad += batch.bad
                 if batch.paths:
                     features.append(self.network(batch.images.to(resolved.device)).clone())
-        none = self.head.weight.new_empty(0, self.head.weight.shape[1])
+        none = torch.empty(0, self._in_features, device=resolved.device)
         return torch.cat([none, *features]), bad
+
+
+def head_of(layer: nn.Linear) -> Head | Points:
+    """A last layer as what makes logits of features."""
+    weight = layer.weight.detach()
+    if isinstance(layer, Prototypes):
+        return Points(weight)
+    return Head(
+        weight, weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach()
+    )
 
 
 def _sha256(weights: Mapping[str, torch.Tensor]) -> str:

@@ -16,11 +16,14 @@ from torch.nn.functional import softplus
 
 from shards.errors import UserError
 from train.checkpoints.checkpoint import CHECKPOINT_VERSION, MARK, Checkpoint
-from train.engine.logistic import ITERATIONS, TOLERANCE, Head, Samples
+from train.engine.logistic import Head, Samples, lbfgs
+from train.engine.point_fit import Points
+from train.method.prototypes import distances
 
 PENALTY = 1e-2
-"""Of the squared weights, on features of variance 1, as in :mod:`train.engine.logistic`."""
-LEFT_OUT = ("stepped", "optimizer", "scaler", "rng", "cuda_rng", "conformal")
+"""Of the squared weights, on features of variance 1, as in :mod:`train.engine.logistic`; of a point, of
+its squared way from the mean of the photographs, as in :mod:`train.engine.point_fit`."""
+LEFT_OUT = ("stepped", "tree", "optimizer", "scaler", "rng", "cuda_rng", "conformal")
 """Fields of a checkpoint that only training needs, or that no longer hold."""
 
 
@@ -29,9 +32,19 @@ class Row:
     """Of a last layer."""
 
     weight: torch.Tensor
-    """``(D,)`` float32."""
-    bias: torch.Tensor
+    """``(D,)`` float32; where there is no bias, the point of a layer that answers by nearness."""
+    bias: torch.Tensor | None
     """``()`` float32."""
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """``(N, D)`` -> ``(N,)``."""
+        if self.bias is None:
+            return -distances(features, self.weight[None])[:, 0]
+        return features @ self.weight + self.bias
+
+    def detached(self) -> Row:
+        """Without the way in which it was computed."""
+        return Row(self.weight.detach(), None if self.bias is None else self.bias.detach())
 
 
 class Enrolment:
@@ -43,12 +56,13 @@ class Enrolment:
         base: Training features of the known classes.
     """
 
-    def __init__(self, head: Head, known: torch.Tensor, base: Samples) -> None:
-        known = known.to(head.weight.device)
-        self._known = Head(head.weight[known], head.bias[known])
+    def __init__(self, head: Head | Points, known: torch.Tensor, base: Samples) -> None:
+        self._known = head.only(known.to(base.features.device))
         self._mean = base.features.mean(0)
         self._std = base.features.std(0, correction=0).clamp_min(1e-6)
-        self._base = (base.features - self._mean) / self._std
+        self._base = (
+            base.features.clone()
+        )  # of tensors made in inference mode nothing can be learned
         self._base_others = self.others(base.features)
 
     def others(self, features: torch.Tensor) -> torch.Tensor:
@@ -57,34 +71,29 @@ class Enrolment:
 
     def fit(self, photos: torch.Tensor, penalty: float = PENALTY) -> Row:
         """The row for ``(n, D)`` features of the new class, which weighs as much as a known one."""
-        new, others = (photos - self._mean) / self._std, self.others(photos)
-        share = 1 / (len(self._known.bias) + 1)
-        weight = torch.zeros_like(self._mean).requires_grad_()
+        others, share = self.others(photos), 1 / (self._known.logits(photos).shape[1] + 1)
+        way = torch.zeros_like(self._mean).requires_grad_()
         bias = torch.zeros_like(self._mean[0]).requires_grad_()
-        optimizer = torch.optim.LBFGS(
-            [weight, bias],
-            max_iter=ITERATIONS,
-            tolerance_grad=TOLERANCE,
-            history_size=20,
-            line_search_fn="strong_wolfe",
-        )
+        by_nearness = isinstance(self._known, Points)
+        middle, unit = photos.mean(0), self._std.square().mean().sqrt()
 
-        def closure() -> torch.Tensor:
-            optimizer.zero_grad()
-            old = softplus(self._base @ weight + bias - self._base_others).mean()
-            found = softplus(others - new @ weight - bias).mean()
-            loss = (1 - share) * old + share * found + penalty / 2 * weight.square().sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
+        def row() -> Row:
+            if by_nearness:  # from the mean of the photographs, as the other points are from theirs
+                return Row(middle + unit * way, None)
+            return Row(way / self._std, bias - (way / self._std) @ self._mean)
 
-        with torch.enable_grad():
-            optimizer.step(closure)  # type: ignore[no-untyped-call]
-        scaled = (weight / self._std).detach()
-        return Row(scaled, bias.detach() - scaled @ self._mean)
+        def loss() -> torch.Tensor:
+            new = row()
+            old = softplus(new.logits(self._base) - self._base_others).mean()
+            found = softplus(others - new.logits(photos)).mean()
+            return (1 - share) * old + share * found + penalty / 2 * way.square().sum()
+
+        lbfgs([way] if by_nearness else [way, bias], loss)
+        return row().detached()
 
     def is_found(self, row: Row, features: torch.Tensor) -> torch.Tensor:
         """``(N,)`` bool: where the new class is more probable than each known one."""
-        return features @ row.weight + row.bias > self._known.logits(features).amax(1)
+        return row.logits(features) > self._known.logits(features).amax(1)
 
     def found_when_left_out(self, photos: torch.Tensor) -> int:
         """How many of the photographs are found after the others alone; 0 for a single one."""
@@ -134,9 +143,10 @@ def with_class(
         UserError: The last layer has no bias.
     """
     model, label = dict(content["model"]), place_of(saved, species)
-    if f"{layer}.bias" not in model:
+    if row.bias is not None and f"{layer}.bias" not in model:
         raise UserError(f"the last layer ({layer}) has no bias, so no class can be enrolled")
-    for name, value in (("weight", row.weight[None]), ("bias", row.bias[None])):
+    rows = {"weight": row.weight[None]} | ({} if row.bias is None else {"bias": row.bias[None]})
+    for name, value in rows.items():
         old = model[f"{layer}.{name}"]
         value = value.to(old.device, old.dtype)
         model[f"{layer}.{name}"] = torch.cat([old[:label], value, old[label + 1 :]])

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 
 from loaders.subset import Subset
-from train.engine.logistic import Head, Samples, importance_of
+from train.engine.logistic import Head, LogisticRegression, Samples, importance_of
+from train.engine.point_fit import Points
 from train.engine.probe import best_head
 from train.novelty.bank import FeatureBank
 from train.scores.detection import Scores, auroc, detection, roc_curve
@@ -40,7 +41,7 @@ class Photographs:
 class Model:
     """A head, and the classes that it has seen."""
 
-    head: Head
+    head: Head | Points
     known: torch.Tensor
     """``(K,)`` bool."""
 
@@ -114,7 +115,8 @@ def drawn_model(
         for each in (photographs.train, photographs.val)
     )
     importance = importance_of("balanced", train.labels, torch.ones_like(train.labels))
-    return Model(head=best_head(train, importance, val, num_classes)[0], known=known)
+    fit = LogisticRegression(train, importance, num_classes).fit
+    return Model(head=best_head(fit, train, val, num_classes)[0], known=known)
 
 
 def trial(model: Model, photographs: Photographs, recall: float) -> dict[str, Any]:

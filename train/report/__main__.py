@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from shards.commands import HELP, run
+from shards.errors import UserError
 from shards.writer import write_file
 from train.runs.interrupt import importing
-from train.runs.writable import check_writable
 
 
 @click.command(context_settings=HELP)
@@ -31,14 +31,17 @@ def main(folder: Path, out: Path | None, shards: str | None, species: Path | Non
     Beside the page: MODEL_CARD.md.
     """
     page = out or folder / "report.html"
-    if folder.is_dir() or out is not None:
-        check_writable("--out", page)
     with importing():
         from train.report.content import read_content
         from train.report.model_card import CARD, model_card
         from train.report.page import require_plotly
         from train.report.run_page import run_page
+        from train.runs.writable import check_outputs, record_of
 
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; a report is about a run, so give its folder")
+    if folder.is_dir() or out is not None:
+        check_outputs({"--out": page}, [*record_of(folder), *filter(None, [species])])
     require_plotly()
     content = read_content(folder, shards, species)
     card = page.with_name(CARD)

@@ -38,6 +38,7 @@ def save(session: Session, name: str) -> None:
     if name == LAST:
         if session.average is not None:
             content["stepped"] = session.model.backbone.state_dict()
+        content["tree"] = session.tree
         content["optimizer"] = session.optimizer.state_dict()
         content["scaler"] = session.scaler.state_dict()
         content["rng"] = of_each(torch.get_rng_state())

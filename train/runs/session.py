@@ -19,6 +19,7 @@ from train.config.resolve import Resolved
 from train.config.safety import Safety
 from train.method.ema import WeightAverage
 from train.method.models import Classifier
+from train.method.objective import Objective
 from train.runs.interrupt import GO_ON, SAVE, StopRequest
 from train.runs.log import RunLog
 from train.runs.timing import StepTimes
@@ -40,8 +41,10 @@ class Session:
     """Of the model's weights, where one is wanted."""
     evaluated: nn.Module
     """What is evaluated: ``network``, or the average as it is run."""
-    logit_offsets: torch.Tensor | None = None
-    """``(K,)`` added to the logits of a step, on the device; None: nothing is."""
+    objective: Objective
+    """The loss of a step."""
+    tree: torch.Tensor | None = None
+    """``(K, K)`` int64 heights of the classes' common ancestors, where the loss knows them."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     train: Loader

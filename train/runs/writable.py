@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from shards.errors import UserError
+from train.checkpoints.checkpoint import BEST, LAST, checkpoint_file, previous
+from train.runs.log import CONFIG, LOG, METRICS, STEPS, SUMMARY
+
+RECORD = (BEST, LAST, previous(Path(LAST)).name, CONFIG, SUMMARY, METRICS, STEPS, LOG)
+"""Files of a run folder that no other command writes."""
 
 
 def check_writable(option: str, file: Path) -> None:
@@ -15,3 +21,32 @@ def check_writable(option: str, file: Path) -> None:
         raise UserError(f"{option} {file}: no folder {folder}")
     if not file.exists() and not os.access(folder, os.W_OK):
         raise UserError(f"{option} {file}: {folder} cannot be written; choose another place")
+
+
+def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path]) -> None:
+    """Refuse what could not be written, and what would replace something that is read.
+
+    Args:
+        outputs: Files by option; None where one was not given.
+        inputs: Files that the command reads.
+
+    Raises:
+        UserError: The message names the option.
+    """
+    taken = {each.resolve() for each in inputs}
+    for option, file in outputs.items():
+        if file is None:
+            continue
+        check_writable(option, file)
+        if file.resolve() in taken:
+            raise UserError(
+                f"{option} {file} would replace what this command reads or writes elsewhere; name "
+                "another file"
+            )
+        taken.add(file.resolve())
+
+
+def record_of(checkpoint: Path) -> list[Path]:
+    """A checkpoint and the files of its run that nothing may replace."""
+    file = checkpoint_file(checkpoint)
+    return [file, *(file.parent / name for name in RECORD)]

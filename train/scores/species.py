@@ -118,6 +118,28 @@ def taxonomy_of(class_names: Sequence[str], table: Path | None = None) -> Taxono
     )
 
 
+def class_tree(class_names: Sequence[str], table: Path | None = None) -> torch.Tensor:
+    """The tree of a data set's classes as :attr:`Taxonomy.heights`, for a loss that knows it.
+
+    Args:
+        class_names: In the order of the labels.
+        table: A file with the columns of the shipped one; None for that.
+
+    Raises:
+        UserError: The table cannot be read, or says of no two classes that they are closer to each
+            other than others are.
+    """
+    heights = taxonomy_of(class_names, table).heights
+    if len(set(heights.flatten().tolist())) < 3:  # 0 on the diagonal, and one elsewhere
+        source = "species.csv" if table is None else str(table)
+        raise UserError(
+            f"by species table {source} the {len(class_names)} classes are all equally far from each "
+            "other, so a hierarchy loss has nothing to say; name a table of these classes with "
+            f"--species (CSV, columns {','.join(COLUMNS)})"
+        )
+    return heights
+
+
 @cache
 def shipped_table() -> dict[str, Species]:
     """The 169 species of the published set, by name."""

@@ -65,7 +65,7 @@ def run_study(bank: FeatureBank, request: Request) -> None:
             f"--leave-out {leave_out} of {len(saved.class_names)} classes leaves fewer than two; "
             "choose fewer"
         )
-    own = Model(head=bank.head, known=saved.known.to(bank.head.weight.device))
+    own = Model(head=bank.head, known=saved.known.to(bank.trained.resolved.device))
     photographs = photographs_of(bank)
 
     def make(values: Values) -> Result:
