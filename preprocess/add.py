@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -205,9 +205,9 @@ def _read_table(file: Path, class_names: tuple[str, ...]) -> _Table:
     file_of: dict[str, int] = {}
     unknown: set[str] = set()
     with open_csv(file) as stream:
-        reader = _dict_reader(stream, file)
-        for row in _rows(reader, file):
-            path, name = _first(row, FILE_COLUMNS), _label_of(row, label_of)
+        reader = dict_reader(stream, file)
+        for row in rows_of(reader, file):
+            path, name = first_of(row, FILE_COLUMNS), _label_of(row, label_of)
             line = str(reader.line_num)
             if not path or not name:
                 table.complain("lines without a file or a label", line)
@@ -235,8 +235,14 @@ def _read_table(file: Path, class_names: tuple[str, ...]) -> _Table:
     return table
 
 
-def _dict_reader(stream: IO[str], file: Path) -> csv.DictReader[str]:
-    """Rows by lower-case column name; GBIF separates by tabs and quotes nothing."""
+def dict_reader(
+    stream: IO[str], file: Path, needed: Sequence[str] = ("file", "label")
+) -> csv.DictReader[str]:
+    """Rows by lower-case column name; GBIF separates by tabs and quotes nothing.
+
+    Raises:
+        UserError: There is no column of what is needed, or two of one name.
+    """
     tabs = "\t" in stream.readline()
     stream.seek(0)
     reader = csv.DictReader(
@@ -246,11 +252,12 @@ def _dict_reader(stream: IO[str], file: Path) -> csv.DictReader[str]:
     )
     with csv_errors(file, reader.reader):
         columns = [name.strip().lower() for name in reader.fieldnames or ()]
-    for what, wanted in (("file", FILE_COLUMNS), ("label", LABEL_COLUMNS)):
+    for what in needed:
+        wanted = {"file": FILE_COLUMNS, "label": LABEL_COLUMNS}[what]
         if not set(wanted) & set(columns):
             raise UserError(
                 f"{file} has no {what} column: its header is {describe_header(columns)}"
-                f", expected file,label or, for {what}, one of {', '.join(wanted)}"
+                f", expected {','.join(needed)} or, for {what}, one of {', '.join(wanted)}"
             )
         twice = next((name for name in wanted if columns.count(name) > 1), None)
         if twice is not None:
@@ -259,14 +266,15 @@ def _dict_reader(stream: IO[str], file: Path) -> csv.DictReader[str]:
     return reader
 
 
-def _rows(reader: csv.DictReader[str], file: Path) -> Iterator[dict[str, Any]]:
+def rows_of(reader: csv.DictReader[str], file: Path) -> Iterator[dict[str, Any]]:
+    """The rows, with one line for what cannot be read."""
     with csv_errors(file, reader.reader):
         yield from reader
 
 
 def _label_of(row: dict[str, Any], label_of: dict[str, int]) -> str:
     """The label of a row; of a scientific name with author the first two words, if need be."""
-    name = _first(row, LABEL_COLUMNS)
+    name = first_of(row, LABEL_COLUMNS)
     binomial = " ".join(name.split()[:2])
     return binomial if name not in label_of and binomial in label_of else name
 
@@ -274,7 +282,7 @@ def _label_of(row: dict[str, Any], label_of: dict[str, int]) -> str:
 def _metadata(row: dict[str, Any], table: _Table, line: str) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for name, columns in METADATA_COLUMNS.items():
-        text = _first(row, columns)
+        text = first_of(row, columns)
         if not text:
             continue
         if name in LIMITS:
@@ -289,7 +297,7 @@ def _metadata(row: dict[str, Any], table: _Table, line: str) -> dict[str, Any]:
     return {SOURCE: Path(table.name).stem} | metadata
 
 
-def _first(row: dict[str, Any], columns: tuple[str, ...]) -> str:
+def first_of(row: dict[str, Any], columns: tuple[str, ...]) -> str:
     """The first of some columns that is not empty."""
     values = (row.get(name) for name in columns)
     return next((value.strip() for value in values if value and value.strip()), "")

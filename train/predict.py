@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from train.inference.answers import Answering
     from train.inference.explanation import Explainer, OverlayFiles, Pixels
     from train.inference.prediction import Predictor
+    from train.inference.prior import PhotoPrior
     from train.report.answer_page import AnswerPage
 
 FORMATS = ("table", "csv", "jsonl")
@@ -70,6 +71,22 @@ FORMATS = ("table", "csv", "jsonl")
     help="Also give the set of species that holds the right one with this probability, such as 0.9; "
     "`python -m train.study conformal` has to come first.",
 )
+@click.option(
+    "--prior",
+    "prior_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Multiply in where and when species are found, as `python -m train.prior` counted. Place and date of a "
+    "photograph come from --places, else from its EXIF; without any its answer stays.",
+)
+@click.option(
+    "--places",
+    "tables",
+    multiple=True,
+    metavar="TABLE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="For --prior: CSV of file (relative to it) and any of latitude, longitude, date; may be repeated.",
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Images a step.  [default: the run's]")
 def main(
     checkpoint: Path,
@@ -82,6 +99,8 @@ def main(
     html: Path | None,
     explain: Path | None,
     conformal: float | None,
+    prior_file: Path | None,
+    tables: tuple[Path, ...],
     batch_size: int | None,
 ) -> None:
     """Say what is on PHOTOS (files, folders, or - for a list of files on standard input).
@@ -90,10 +109,17 @@ def main(
     evaluation of its run. A file that cannot be read is reported and left out; the exit code is 1
     where none could be read.
     """
+    if tables and prior_file is None:
+        raise UserError("--places tells where photographs are from to a --prior, and there is none")
+    if conformal is not None and prior_file is not None:
+        raise UserError(
+            "--conformal keeps its promise for the model's own probabilities; leave out it or --prior"
+        )
     with importing():
         from train.inference.answer_rows import WRITERS
         from train.inference.answers import Answering
         from train.inference.prediction import open_predictor
+        from train.inference.prior import open_prior
         from train.report.answer_page import AnswerPage
         from train.runs.writable import check_outputs, check_writable, record_of
         from train.scores.species import taxonomy_of
@@ -101,7 +127,7 @@ def main(
     if explain is not None:
         check_writable("--explain", explain)
     written = {"--out": out, "--html": html}
-    check_outputs(written, [*record_of(checkpoint), *filter(None, [species])])
+    check_outputs(written, [*record_of(checkpoint), *filter(None, [species, prior_file, *tables])])
     _spare_photographs(written, photos)
     predictor = open_predictor(checkpoint, batch_size)
     detector = predictor.saved.unknown
@@ -113,12 +139,15 @@ def main(
     )
     if conformal is not None:
         predictor.check_sets()
+    prior = None
+    if prior_file is not None:
+        prior = open_prior(prior_file, predictor.saved.class_names, tables)
     looking = None if explain is None else _looking(predictor, explain)
     listed = min(top, len(predictor.saved.class_names))
     page = AnswerPage(warns=answering.warns) if html is not None else None
     with _opened(out) as opened:
         writer = WRITERS[layout](opened, listed)
-        predict(predictor, answering, photos, writer, page, looking, conformal)
+        predict(predictor, answering, photos, writer, page, looking, conformal, prior)
     if html is not None and page is not None:
         write_file(html, page.html().encode())
 
@@ -149,6 +178,7 @@ def predict(
     page: AnswerPage | None,
     looking: tuple[Explainer, OverlayFiles] | None = None,
     conformal: float | None = None,
+    prior: PhotoPrior | None = None,
 ) -> None:
     """Answer, and report what could not be read.
 
@@ -160,6 +190,7 @@ def predict(
         page: Also takes them.
         looking: Draws where the model looked.
         conformal: Coverage of the prediction sets, where some are wanted.
+        prior: By place and season, where one is wanted.
 
     Raises:
         UserError: There is no photograph.
@@ -169,13 +200,17 @@ def predict(
     from train.scores.danger import NOTICE
 
     start = time.perf_counter()
-    answered = skipped = 0
+    answered = skipped = informed = 0
     for seen in predictor.seen(find_photos(_named(photos))):
         batch = seen.batch
         for path, reason in batch.bad:
             click.echo(f"skipped {path}: {reason}", err=True)
         sets = None if conformal is None else predictor.sets(seen, conformal)
-        answers = answering.answers(seen.probabilities, seen.known_scores, sets)
+        probabilities, priors = seen.probabilities, None
+        if prior is not None:
+            probabilities, priors = prior.applied(probabilities, batch.paths)
+            informed += sum(map(bool, priors))
+        answers = answering.answers(probabilities, seen.known_scores, sets, priors)
         overlays: list[Pixels] | list[None] = [None] * len(answers)
         if looking is not None and answers:
             overlays = looking[0].overlays(batch.images)
@@ -201,6 +236,8 @@ def predict(
         f"({answered / seconds:,.0f} img/s){left_out}",
         err=True,
     )
+    if prior is not None:
+        click.echo(prior.summary(informed, answered), err=True)
     if answering.warns:
         click.echo(NOTICE, err=True)
 

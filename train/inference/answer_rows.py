@@ -39,14 +39,17 @@ class TableWriter:
         chosen = ""
         if answer.species_set is not None:
             chosen = f"; set: {', '.join(answer.species_set) or 'empty'}"
-        self._file.write(f"{path}: {said}{rank}; else {others}{chosen}{danger}\n")
+        prior = ""
+        if answer.prior is not None:
+            prior = f"; prior: {answer.prior or 'no place or date, so none'}"
+        self._file.write(f"{path}: {said}{rank}; else {others}{chosen}{danger}{prior}\n")
 
 
 class CsvWriter:
     """Columns: path, answer, rank, probability, edibility, dangerous, species and probabilities.
 
-    Then how well the photograph fits the known species, and the prediction set, its species between
-    semicolons; both empty where nothing says so.
+    Then how well the photograph fits the known species, the prediction set, its species between
+    semicolons, and what a prior knew; empty where nothing says so.
     """
 
     def __init__(self, file: TextIO, top: int) -> None:
@@ -65,6 +68,7 @@ class CsvWriter:
                 *numbered,
                 "known_score",
                 "set",
+                "prior",
             ]
         )
 
@@ -78,7 +82,7 @@ class CsvWriter:
         self._table.writerow(
             [path, answer.name, answer.rank, f"{answer.probability:.6f}", answer.edibility,
              dangerous, *candidates, "" if score is None else f"{score:.6g}",
-             ";".join(answer.species_set or ())]
+             ";".join(answer.species_set or ()), answer.prior or ""]
         )  # fmt: skip
 
 
@@ -100,6 +104,7 @@ class JsonLinesWriter:
             "top": [{"species": name, "probability": value} for name, value in answer.top],
             "known_score": answer.known_score,
             "set": answer.species_set,
+            "prior": answer.prior,
         }
         self._file.write(json.dumps(content) + "\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,9 @@ class Answer:
     """How well the photograph fits the known species (:mod:`train.scores.unknown`)."""
     species_set: tuple[str, ...] | None = None
     """That holds the species with a stated probability (:mod:`train.scores.conformal`)."""
+    prior: str | None = None
+    """What a prior knew of the photograph (``place and season``), empty where that was nothing; None
+    without a prior."""
 
 
 class Answering:
@@ -68,6 +72,7 @@ class Answering:
         probabilities: torch.Tensor,
         known_scores: torch.Tensor | None = None,
         sets: torch.Tensor | None = None,
+        priors: Sequence[str] | None = None,
     ) -> list[Answer]:
         """To N photographs.
 
@@ -75,6 +80,7 @@ class Answering:
             probabilities: ``(N, K)`` calibrated, float64 on the CPU.
             known_scores: ``(N,)`` how well each fits the known species; None where nothing says so.
             sets: ``(N, K)`` bool: prediction sets; None where none were asked for.
+            priors: What a prior knew of each; None without one.
         """
         best, labels = probabilities.topk(self._top, dim=1)
         dangers = probabilities[:, self._dangerous].sum(1).tolist()
@@ -110,6 +116,7 @@ class Answering:
                     dangerous=dangers[at] if self.warns and is_known else None,
                     known_score=score,
                     species_set=None if sets is None else self._names(sets[at], probabilities[at]),
+                    prior=None if priors is None else priors[at],
                 )
             )
         return answers
