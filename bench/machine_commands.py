@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from bench.options import IMAGE_SIZE, arch_option, shards_option
-from shards.commands import HELP, stop_on_signals
+from shards.commands import HELP, FiniteRange, stop_on_signals
 from shards.errors import JobError, UserError
 from shards.settings import refuse_code_folder
 
@@ -28,7 +28,7 @@ from shards.settings import refuse_code_folder
 )
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
-    "--minutes", type=click.FloatRange(0.01), default=2.0, help="For all of it, beside compiling."
+    "--minutes", type=FiniteRange(0.01), default=2.0, help="For all of it, beside compiling."
 )
 @click.option("--forget", is_flag=True, help="Remove the profile of this machine instead.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write JSON here.")

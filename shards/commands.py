@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import signal
 import sys
@@ -34,6 +35,19 @@ class _Stop(KeyboardInterrupt):
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.exit_code = 128 + signum
+
+
+class FiniteRange(click.FloatRange):
+    """Numbers from an interval; unlike click's own it takes no nan, which is in no interval."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Text to the number; a usage error where it is none."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
 
 
 def run(command: click.Command, prog_name: str) -> NoReturn:
@@ -67,7 +81,8 @@ def _exit_code_of(command: click.Command, prog_name: str) -> int:
         return error.exit_code
     except click.UsageError as error:
         asked = error.ctx.command_path if error.ctx is not None else prog_name
-        click.echo(f"error: {error.format_message()} (see {asked} --help)", err=True)
+        message = " ".join(error.format_message().split())  # click lists choices line by line
+        click.echo(f"error: {message} (see {asked} --help)", err=True)
         return error.exit_code
     except click.ClickException as error:
         error.show()

@@ -48,7 +48,7 @@ class Progress:
             rate = (self._done - self._initial) / (now - self._start)
             left = human_time((self._total - self._done) / rate) if rate else "unknown time"
             click.echo(
-                f"{self._label}: {self._done:,}/{self._total:,} {self._unit}, {rate:,.0f}/s, "
+                f"{self._label}: {self._done:,}/{self._total:,} {self._unit}, {_rate(rate)}/s, "
                 f"{left} left{', ' + note if note else ''}",
                 err=True,
             )
@@ -73,3 +73,8 @@ class Progress:
     ) -> None:
         """Remove the bar."""
         self._bar.close()
+
+
+def _rate(rate: float) -> str:
+    """Never 0 for what does move."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"

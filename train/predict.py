@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from shards.commands import HELP, run
+from shards.commands import HELP, FiniteRange, run
 from shards.errors import JobError, UserError
 from shards.machine import human_time
 from shards.writer import write_file
@@ -43,7 +43,7 @@ FORMATS = ("table", "csv", "jsonl")
 @click.option("--top", type=click.IntRange(1), default=3, help="Species to list for each.")
 @click.option(
     "--sure",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     default=0.5,
     help="Probability from which on the species is the answer; below it the genus, then the family.",
 )
@@ -67,7 +67,7 @@ FORMATS = ("table", "csv", "jsonl")
 @click.option(
     "--conformal",
     metavar="P",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     help="Also give the set of species that holds the right one with this probability, such as 0.9; "
     "`python -m train.study conformal` has to come first.",
 )
@@ -196,6 +196,7 @@ def predict(
         UserError: There is no photograph.
         JobError: None of them could be read.
     """
+    from train.inference.answer_rows import in_a_line
     from train.inference.photos import find_photos
     from train.scores.danger import NOTICE
 
@@ -204,7 +205,7 @@ def predict(
     for seen in predictor.seen(find_photos(_named(photos))):
         batch = seen.batch
         for path, reason in batch.bad:
-            click.echo(f"skipped {path}: {reason}", err=True)
+            click.echo(f"skipped {in_a_line(path)}: {reason}", err=True)
         sets = None if conformal is None else predictor.sets(seen, conformal)
         probabilities, priors = seen.probabilities, None
         if prior is not None:

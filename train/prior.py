@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from shards.commands import HELP, run
+from shards.commands import HELP, FiniteRange, run
 from train.runs.interrupt import importing
 
 
@@ -29,7 +29,7 @@ from train.runs.interrupt import importing
 @click.option(
     "--cell",
     metavar="DEGREES",
-    type=click.FloatRange(0.01, 90),
+    type=FiniteRange(0.01, 90),
     default=5.0,
     help="Side of the cells of latitude and longitude that places are counted in.",
 )

@@ -18,7 +18,7 @@ from typing import Any
 import click
 import pytest
 
-from shards.commands import describe_os_error, run, signals_held, stop_on_signals
+from shards.commands import FiniteRange, describe_os_error, run, signals_held, stop_on_signals
 from shards.errors import Interrupted, JobError, ShardError, UserError, unknown_name
 
 
@@ -298,3 +298,27 @@ def test_a_reader_that_goes_away_is_no_error(
     finally:
         os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("text", ["nan", "-nan", "inf", "1e999"])
+def test_a_number_is_finite(text: str) -> None:
+    with pytest.raises(click.UsageError, match=f"{text} is no finite number"):
+        FiniteRange().convert(text, None, None)
+    assert FiniteRange(0, 1).convert("0.5", None, None) == 0.5
+
+
+def test_a_missing_choice_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command()
+    @click.option("--format", type=click.Choice(["a", "b"]), required=True)
+    def command(format: str) -> None:
+        raise AssertionError(format)
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(SystemExit) as ended:
+        run(command, "python -m command")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: Missing option '--format'. Choose from: a, b (see python -m command --help)\n"
+    )

@@ -178,6 +178,18 @@ def test_json_lines_and_the_table_say_the_same(
     assert table.endswith(f"poisonous or deadly: {answer['dangerous']:.1%}\n")
 
 
+def test_a_name_with_a_line_break_stays_in_its_line(
+    finished_run: Path, command_line: Any, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    odd = tmp_path / "new\nline.jpg"
+    odd.write_bytes(next(find_photos([tiny_dataset / "merged_dataset"])).read_bytes())
+    (tmp_path / "bad\n.jpg").touch()
+    ended = command_line(main, finished_run, tmp_path)
+    (line,) = ended.out.splitlines()
+    assert line.startswith(f"{tmp_path}/new\\nline.jpg: ")
+    assert f"skipped {tmp_path}/bad\\n.jpg: empty file\n" in ended.err
+
+
 @pytest.mark.parametrize(
     ("probabilities", "name", "rank", "probability"),
     [

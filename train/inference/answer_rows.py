@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TextIO
@@ -17,6 +18,11 @@ class AnswerWriter(Protocol):
     def write(self, path: Path, answer: Answer) -> None:
         """Add the answer to a photograph."""
         ...
+
+
+def in_a_line(path: Path) -> str:
+    """A path without line breaks and other control characters, which a name may hold."""
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found.group())[1:-1], str(path))
 
 
 class TableWriter:
@@ -42,7 +48,7 @@ class TableWriter:
         prior = ""
         if answer.prior is not None:
             prior = f"; prior: {answer.prior or 'no place or date, so none'}"
-        self._file.write(f"{path}: {said}{rank}; else {others}{chosen}{danger}{prior}\n")
+        self._file.write(f"{in_a_line(path)}: {said}{rank}; else {others}{chosen}{danger}{prior}\n")
 
 
 class CsvWriter:

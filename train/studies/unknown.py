@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from shards.commands import HELP
+from shards.commands import HELP, FiniteRange
 from train.runs.interrupt import importing
 
 
@@ -27,7 +27,7 @@ from train.runs.interrupt import importing
 )
 @click.option(
     "--recall",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     default=0.95,
     help="Share of photographs of known species that are to pass.",
 )
