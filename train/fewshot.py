@@ -56,15 +56,18 @@ def main(
     """Name photographs of classes that CHECKPOINT's network never saw, after a few of each.
 
     CHECKPOINT is a .pt file, or a run folder for its best one. Features of all photographs of the new
-    classes, whatever their split, are the pool that episodes are drawn from. docs/few-shots.md
-    tells more. What was stopped goes on with the same command.
+    classes, whatever their split, are the pool that episodes are drawn from; which directions matter
+    is learned from the known classes' training photographs. docs/few-shots.md tells more. What was stopped goes on with the same command.
     """
     with importing():
         from loaders.subset import read_names
+        from train.config.grid import digest_of
+        from train.engine.logistic import Samples
         from train.inference.trained import open_trained
         from train.novelty.bank import FeatureBank
         from train.novelty.classes import novel_classes
         from train.novelty.episodes import Episodes
+        from train.novelty.feature_space import space_of, without
         from train.studies.fewshot import Setting, measure
 
     with open_trained(checkpoint, shards) as trained:
@@ -72,11 +75,16 @@ def main(
         if ways is not None and ways > len(names):
             raise UserError(f"--ways {ways}, and there are {len(names)} new classes; choose fewer")
         bank = FeatureBank(trained)
+        pool = bank.of_classes(names)
+        known = without(bank.of_split("train", trained.saved.config.train_subset), pool.labels)
+        if not len(known):
+            raise UserError("all classes of the train split are new; leave some out of --classes")
+        pool = Samples(space_of(known)(pool.features), pool.labels)
         setting = Setting(
-            episodes=Episodes(bank.of_classes(names), ways or min(5, len(names)), queries, seed),
+            episodes=Episodes(pool, ways or min(5, len(names)), queries, seed),
             count=episodes,
             classes=names,
-            digest=bank.digest,
+            digest=digest_of([bank.digest, "roots, whitened", known.labels.unique().tolist()]),
             folder=out or trained.file.parent / "fewshot",
             command=f"python -m train.fewshot {shlex.join(sys.argv[1:])}",
         )

@@ -1,4 +1,4 @@
-"""Naming photographs after a few of each class, on features of a frozen network.
+"""Naming photographs after a few of each class, in a :mod:`~train.novelty.feature_space`.
 
 Features are brought to length 1 first (SimpleShot: Wang et al., arXiv:1911.04623, "L2N").
 """
