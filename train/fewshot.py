@@ -84,7 +84,7 @@ def main(
             episodes=Episodes(pool, ways or min(5, len(names)), queries, seed),
             count=episodes,
             classes=names,
-            digest=digest_of([bank.digest, "roots, whitened", known.labels.unique().tolist()]),
+            digest=digest_of([bank.digest, "roots, whitened", sorted(set(known.labels.tolist()))]),
             folder=out or trained.file.parent / "fewshot",
             command=f"python -m train.fewshot {shlex.join(sys.argv[1:])}",
         )
