@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 from PIL import Image
 from PIL.ExifTags import GPS, IFD, Base
 
@@ -88,6 +89,7 @@ def read_places(file: Path) -> dict[str, Sighting]:
         UserError: It is no such table, or tells of no place and no date.
     """
     known: dict[str, Sighting] = {}
+    senseless: list[str] = []
     with open_csv(file) as stream:
         reader = dict_reader(stream, file, ("file",))
         columns = list(reader.fieldnames or ())
@@ -99,11 +101,22 @@ def read_places(file: Path) -> dict[str, Sighting]:
         for row in rows_of(reader, file):
             if path := first_of(row, FILE_COLUMNS):
                 values = {name: first_of(row, METADATA_COLUMNS[name]) for name in PLACE_AND_DATE}
-                known[posixpath.normpath(path)] = sighting_of(values)
+                found = known[posixpath.normpath(path)] = sighting_of(values)
+                where = f"{values['latitude']},{values['longitude']}"
+                if found.place is None and where != ",":
+                    senseless.append(where)
+                if found.day is None and values["date"]:
+                    senseless.append(str(values["date"]))
     if not any(known.values()):
         raise UserError(
             f"{file} tells place or date of none of {len(known):,} photographs; expected degrees such "
             "as 47.5,-122.3 and dates such as 2026-09-14"
+        )
+    if senseless:
+        click.echo(
+            f"note: {file}: {len(senseless):,} places or dates make no sense and count as not known, such "
+            f"as {senseless[0]!r}",
+            err=True,
         )
     return known
 

@@ -120,3 +120,16 @@ def test_a_table_that_tells_nothing_is_refused(tmp_path: Path, text: str, messag
     with pytest.raises(UserError) as raised:
         read_places(tmp_path / "t.csv")
     assert message in str(raised.value)
+
+
+def test_values_that_make_no_sense_are_counted_in_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "places.csv"
+    table.write_text(
+        "file,latitude,longitude,date\na.jpg,47,8,2024-05-01\nb.jpg,91,8,2024-13-45\nc.jpg,,,\n"
+    )
+    assert [bool(each) for each in read_places(table).values()] == [True, False, False]
+    assert capsys.readouterr().err == (
+        f"note: {table}: 2 places or dates make no sense and count as not known, such as '91,8'\n"
+    )

@@ -188,6 +188,8 @@ def test_what_cannot_be_enrolled_is_refused(
     for species, out, message in (
         ("Cantharellus cibarius", "a.pt", "the model knows 'Cantharellus cibarius' already; "),
         (" ", "a.pt", "--species ' ' is no name"),
+        ("Boletus edulis ", "a.pt", "--species 'Boletus edulis ' is no name: it is empty, or has"),
+        ("boletus edulis", "a.pt", "the model has a class 'Boletus edulis'; name that one"),
         (NEW, "there.pt", "there.pt exists already; choose another --out"),
         (NEW, "no/a.pt", f"--out {tmp_path / 'no/a.pt'}: no folder {tmp_path / 'no'}"),
     ):

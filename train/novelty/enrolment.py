@@ -111,9 +111,14 @@ def place_of(saved: Checkpoint, species: str) -> int:
     Raises:
         UserError: The model knows it, or it has no name.
     """
-    if not species.strip():
-        raise UserError(f"--species {species!r} is no name")
+    if not species.strip() or species != species.strip():
+        raise UserError(f"--species {species!r} is no name: it is empty, or has spaces around it")
     if species not in saved.class_names:
+        for name in saved.class_names:
+            if name.casefold() == species.casefold():
+                raise UserError(
+                    f"--species {species!r}: the model has a class {name!r}; name that one"
+                )
         return len(saved.class_names)
     label = saved.class_names.index(species)
     if saved.known[label]:
