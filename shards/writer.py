@@ -161,7 +161,15 @@ def write_file(path: Path, data: bytes) -> FileInfo:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file for writing that takes its name only when complete and on the disk."""
+    """A file for writing that takes its name only when complete and on the disk.
+
+    What is there and no regular file (a device, a pipe, a link such as ``/dev/stdout``) is written to:
+    a rename would put a file in its place.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        with path.open("wb") as file:
+            yield file
+        return
     # The process id keeps an orphaned writer of a killed run apart from its successor.
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:

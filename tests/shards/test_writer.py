@@ -249,3 +249,28 @@ def test_a_header_is_the_one_that_tarfile_makes(name: str, size: int) -> None:
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
     assert tar_header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def test_a_device_or_link_stays_what_it_is(tmp_path: Path) -> None:
+    real, link, null = (tmp_path / name for name in ("real", "link", "null"))
+    real.write_bytes(b"before")
+    link.symlink_to(real)
+    null.symlink_to("/dev/null")
+    for path in (link, null):
+        assert write_file(path, b"after").bytes == 5
+    assert real.read_bytes() == b"after"
+    assert link.is_symlink()
+    assert Path("/dev/null").is_char_device()
+    assert {each.name for each in tmp_path.iterdir()} == {"real", "link", "null"}
+
+
+def test_a_pipe_gets_what_is_written(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_file(pipe, b"through")
+        assert os.read(reader, 100) == b"through"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
