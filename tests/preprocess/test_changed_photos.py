@@ -16,7 +16,7 @@ from shards.errors import UserError
 from shards.merge import merge
 from shards.photo_times import TIMES_NAME
 from shards.reader import ShardSet
-from tests.preprocess.test_pack import SHORT_SIDE, contents, interrupt_packing
+from tests.preprocess.packing import SHORT_SIDE, contents, interrupt_packing
 
 NAME = "Boletus edulis/train 05.jpg"
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.preprocess.test_pack import (
+from tests.preprocess.packing import (
     end_session,
     errors_of,
     members_after_a_while,
