@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from shards.commands import FiniteRange
+
 DEFAULT_SHARE = 0.01
 FEW = 3
 FEW_SHARE = 0.1
@@ -56,16 +58,6 @@ def describe_too_many(reasons: Sequence[str], files: int, max_rejected: float | 
     return f"{len(unwanted):,} of {files:,} photographs were rejected ({shown}), more than {rule}"
 
 
-class _Percentage(click.FloatRange):
-    """From 0 to 100; click's own range lets ``nan`` through."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        percentage = super().convert(value, param, ctx)
-        if math.isnan(percentage):
-            self.fail(f"{value} is not in the range 0<=x<=100.", param, ctx)
-        return percentage
-
-
 def _share_of(
     _context: click.Context, _param: click.Parameter, percentage: float | None
 ) -> float | None:
@@ -76,7 +68,7 @@ def max_rejected_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """``--max-rejected``, in percent; the command gets a share, or None where it is not given."""
     return click.option(
         "--max-rejected",
-        type=_Percentage(0, 100),
+        type=FiniteRange(0, 100),
         callback=_share_of,
         metavar="PERCENT",
         help="Percentage of photographs that may be unusable.  [default: 1, or up to 3 photographs "

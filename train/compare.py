@@ -10,6 +10,7 @@ import click
 from shards.commands import HELP, run
 from shards.errors import UserError
 from shards.writer import write_file
+from train.config.shared_options import species_option
 from train.runs.interrupt import importing
 
 
@@ -18,11 +19,7 @@ from train.runs.interrupt import importing
     "runs", metavar="RUN RUN ...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
 @click.option("--shards", metavar="FOLDER|URL", help="Shard set.  [default: those of the runs]")
-@click.option(
-    "--species",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Species table: CSV with the columns of train/data/species.csv.  [default: that file]",
-)
+@species_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),

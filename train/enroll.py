@@ -38,7 +38,7 @@ def main(
     """
     with importing():
         from train.checkpoints.checkpoint import load_content, save_plain
-        from train.inference.photos import find_photos
+        from train.inference.photos import counted, find_photos
         from train.inference.trained import open_trained
         from train.method.batches import count_eval_images
         from train.method.models import classifier_layer
@@ -80,11 +80,6 @@ def main(
                 f"{species!r} now; OA {float(right.float().mean()):.4f} before, "
                 f"{float((right & ~called).float().mean()):.4f} after"
             )
-
-
-def counted(photographs: int) -> str:
-    """``1 photograph``, ``5 photographs``."""
-    return f"{photographs:,} photograph{'s' * (photographs != 1)}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from shards.commands import HELP, run
+from train.config.shared_options import species_option
 from train.runs.interrupt import importing
 
 
@@ -19,11 +20,7 @@ from train.runs.interrupt import importing
     metavar="FOLDER|URL",
     help="Shard set.  [default: that of the run]",
 )
-@click.option(
-    "--species",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Species table: CSV with the columns of train/data/species.csv.  [default: that file]",
-)
+@species_option
 @click.option(
     "--json",
     "json_file",

@@ -16,6 +16,7 @@ from shards.commands import HELP, FiniteRange, run
 from shards.errors import JobError, UserError
 from shards.machine import human_time
 from shards.writer import write_file
+from train.config.shared_options import places_option, species_option
 from train.runs.interrupt import importing
 
 if TYPE_CHECKING:
@@ -47,11 +48,7 @@ FORMATS = ("table", "csv", "jsonl")
     default=0.5,
     help="Probability from which on the species is the answer; below it the genus, then the family.",
 )
-@click.option(
-    "--species",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Species table: CSV with the columns of train/data/species.csv.  [default: that file]",
-)
+@species_option
 @click.option(
     "--html",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
@@ -79,13 +76,8 @@ FORMATS = ("table", "csv", "jsonl")
     help="Multiply in where and when species are found, as `python -m train.prior` counted. Place and date of a "
     "photograph come from --places, else from its EXIF; without any its answer stays.",
 )
-@click.option(
-    "--places",
-    "tables",
-    multiple=True,
-    metavar="TABLE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="For --prior: CSV of file (relative to it) and any of latitude, longitude, date; may be repeated.",
+@places_option(
+    "For --prior: CSV of file (relative to it) and any of latitude, longitude, date; may be repeated."
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Images a step.  [default: the run's]")
 def main(
@@ -197,7 +189,7 @@ def predict(
         JobError: None of them could be read.
     """
     from train.inference.answer_rows import in_a_line
-    from train.inference.photos import find_photos
+    from train.inference.photos import counted, find_photos
     from train.scores.danger import NOTICE
 
     start = time.perf_counter()
@@ -229,12 +221,11 @@ def predict(
         places = ["standard input" if str(each) == "-" else str(each) for each in photos]
         raise UserError(f"no photograph in {', '.join(places)}")
     if not answered:
-        raise JobError(f"none of {skipped:,} photograph{'s' * (skipped > 1)} could be read")
+        raise JobError(f"none of {counted(skipped)} could be read")
     seconds = time.perf_counter() - start
     left_out = f", {skipped:,} skipped" if skipped else ""
     click.echo(
-        f"{answered:,} photograph{'s' * (answered > 1)} in {human_time(seconds)} "
-        f"({answered / seconds:,.0f} img/s){left_out}",
+        f"{counted(answered)} in {human_time(seconds)} ({answered / seconds:,.0f} img/s){left_out}",
         err=True,
     )
     if prior is not None:

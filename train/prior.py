@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from shards.commands import HELP, FiniteRange, run
+from train.config.shared_options import places_option
 from train.runs.interrupt import importing
 
 
@@ -17,14 +18,9 @@ from train.runs.interrupt import importing
     type=click.Path(path_type=Path, dir_okay=False),
     help="JSON file to write.  [default: prior.json, beside CHECKPOINT]",
 )
-@click.option(
-    "--places",
-    "tables",
-    multiple=True,
-    metavar="TABLE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="CSV of file and any of latitude, longitude, date (columns as for packing's --add); `file` is the "
-    "path of a sample in the shard set. For photographs that were packed without; may be repeated.",
+@places_option(
+    "CSV of file and any of latitude, longitude, date (columns as for packing's --add); `file` is the "
+    "path of a sample in the shard set. For photographs that were packed without; may be repeated."
 )
 @click.option(
     "--cell",

@@ -8,6 +8,7 @@ import click
 
 from shards.commands import HELP, run
 from shards.writer import write_file
+from train.config.shared_options import species_option
 from train.runs.interrupt import importing
 
 
@@ -18,11 +19,7 @@ from train.runs.interrupt import importing
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
     help="The page to write: one HTML file that needs no network.",
 )
-@click.option(
-    "--species",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Species table: CSV with the columns of train/data/species.csv.  [default: that file]",
-)
+@species_option
 def main(out: Path, species: Path | None) -> None:
     """Draw the tree of a species table as an interactive page."""
     with importing():

@@ -9,6 +9,7 @@ import click
 
 from shards.commands import HELP, run
 from shards.errors import UserError
+from train.config.shared_options import species_option
 from train.runs.interrupt import importing
 
 
@@ -23,11 +24,7 @@ from train.runs.interrupt import importing
 )
 @click.option("--shards", metavar="FOLDER|URL", help="Shard set.  [HYPHAE_SHARDS_DIR]")
 @click.option("--split", default="test", show_default=True, help="Which split to evaluate.")
-@click.option(
-    "--species",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Species table: CSV with the columns of train/data/species.csv.  [default: that file]",
-)
+@species_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
     "--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images a step."

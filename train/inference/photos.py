@@ -115,6 +115,11 @@ def find_photos(given: Iterable[Path]) -> Iterator[Path]:
                 yield each
 
 
+def counted(photographs: int) -> str:
+    """``1 photograph``, ``5 photographs``."""
+    return f"{photographs:,} photograph{'s' * (photographs != 1)}"
+
+
 def photo_batches(
     paths: Iterable[Path], how: Preprocessing, batch_size: int, threads: int
 ) -> Generator[PhotoBatch]:

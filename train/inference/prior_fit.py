@@ -12,6 +12,7 @@ import torch
 from preprocess.sightings import Sighting, sighting_of
 from shards.errors import UserError
 from shards.reader import ShardSet
+from train.inference.photos import counted
 from train.inference.prior import SEASONS, Prior, cell_of, season_of, weighed
 from train.inference.trained import Trained
 from train.method.batches import count_eval_images, stored_split
@@ -223,8 +224,3 @@ def _probabilities(
 
 def _of(some: Sighted, every: Sighted) -> str:
     return f"{len(some.ids):,} of {counted(len(every.ids))}"
-
-
-def counted(photographs: int) -> str:
-    """``1 photograph``, ``5 photographs``."""
-    return f"{photographs:,} photograph{'s' * (photographs != 1)}"

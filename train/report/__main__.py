@@ -9,6 +9,7 @@ import click
 from shards.commands import HELP, run
 from shards.errors import UserError
 from shards.writer import write_file
+from train.config.shared_options import species_option
 from train.runs.interrupt import importing
 
 
@@ -20,11 +21,7 @@ from train.runs.interrupt import importing
     help="The page to write.  [default: RUN/report.html]",
 )
 @click.option("--shards", metavar="FOLDER|URL", help="Shard set.  [default: that of the run]")
-@click.option(
-    "--species",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Species table: CSV with the columns of train/data/species.csv.  [default: that file]",
-)
+@species_option
 def main(folder: Path, out: Path | None, shards: str | None, species: Path | None) -> None:
     """Evaluate RUN's best checkpoint and write one HTML page about it that needs no network.
 
