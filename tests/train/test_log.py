@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.summary.writer import event_file_writer
 
 import train.engine.loop
 from shards.errors import Interrupted
@@ -19,6 +20,16 @@ from train.runs.log import CONFIG, FIGURES, METRICS, STEPS, SUMMARY, RunLog, fla
 
 ROWS = 36  # of the tiny shards
 MetricsOf = Callable[[Path], list[dict[str, Any]]]
+
+
+@pytest.fixture(autouse=True)
+def _first_event_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Event files are counted from 0, as in a new process.
+
+    TensorBoard orders files of one second by that number as text, and 10 before 9; sessions of a real run
+    are further apart.
+    """
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
 def events_of(folder: Path) -> EventAccumulator:
