@@ -15,6 +15,8 @@ from shards.errors import Interrupted, UserError
 from train.checkpoints.checkpoint import BEST, LAST, load_content
 from train.config.length import StepCount, as_epoch, step_count
 from train.config.settings import Layer, settle
+from train.engine.budget import TimeBudget
+from train.engine.loop import images_due
 from train.runs.log import LOG
 
 ROWS, STEPS = 36, 8  # an epoch of the tiny shards: seven batches of five, one of one
@@ -265,3 +267,29 @@ def test_metrics_are_json_numbers_that_plot(tmp_path: Path, train_tiny: Any) -> 
     train_tiny(tmp_path / "run", epochs=1, eval_every=0.5)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [0.5, 1]
+
+
+@pytest.mark.parametrize(
+    ("eval_every", "epoch", "due"),
+    [(1000.0, 0, 3 * ROWS), (2.0, 0, 2 * ROWS), (2.0, 2, ROWS)],
+    ids=["never before the end", "twice", "the last stretch"],
+)
+def test_the_progress_bar_ends_where_the_run_does(eval_every: float, epoch: int, due: int) -> None:
+    length = StepCount(total=3 * STEPS, steps_per_epoch=STEPS, batch_size=5, eval_every=eval_every)
+    assert images_due(session_after(epoch, length, eval_every)) == due
+
+
+def test_where_a_time_ends_the_run_the_bar_counts_to_the_next_evaluation() -> None:
+    length = object.__new__(TimeBudget)  # as in any state: what is left is not known in epochs
+    assert images_due(session_after(1, length, eval_every=2.0)) == 2 * ROWS
+
+
+def session_after(epoch: int, length: StepCount | TimeBudget, eval_every: float) -> Any:
+    """What the bar looks at in a session that has just evaluated, after so many epochs."""
+    return SimpleNamespace(
+        config=SimpleNamespace(eval_every=eval_every),
+        train=SimpleNamespace(samples_per_epoch=ROWS),
+        done=SimpleNamespace(images=0),
+        steps_done=epoch * STEPS,
+        length=length,
+    )

@@ -52,6 +52,10 @@ class Length(Protocol):
         """
         ...
 
+    def epochs_left(self, steps: int) -> float:
+        """Epochs, and parts of one, from so many steps to the last; infinite where a time ends the run."""
+        ...
+
     def position(self, steps: int) -> str:
         """How far a run is after so many steps, as ``epoch 2/20``."""
         ...
@@ -80,6 +84,10 @@ class StepCount:
     def left_s(self, steps: int, images: int, train_s: float, val_s: float) -> float:
         """As :meth:`Length.left_s` has it: as long an image as since the last evaluation."""
         return (self.total - steps) * self.batch_size / images * (train_s + val_s)
+
+    def epochs_left(self, steps: int) -> float:
+        """As :meth:`Length.epochs_left` has it."""
+        return (self.total - steps) / self.steps_per_epoch
 
     def position(self, steps: int) -> str:
         """As :meth:`Length.position` has it."""

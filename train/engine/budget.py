@@ -6,6 +6,7 @@ long an evaluation takes is measured before the run and each time that one is ma
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -95,6 +96,10 @@ class TimeBudget:
         """What is left of the budget; takes note of how long the evaluation took."""
         self.image_s = val_s / self.val_images
         return max(0.0, self.began + self.seconds - time.monotonic())
+
+    def epochs_left(self, steps: int) -> float:
+        """As :meth:`train.config.length.Length.epochs_left` has it."""
+        return math.inf
 
     def position(self, steps: int) -> str:
         """As :meth:`train.config.length.Length.position` has it."""

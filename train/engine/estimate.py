@@ -60,8 +60,7 @@ def estimate(session: Session, test_images: int) -> Estimate:
     step_s, eval_s = pixel_s * mean_area(config), EVAL_SHARE * pixel_s * config.image_size**2
     train_s = step_s + loader_s if on_cpu else max(step_s, loader_s)
     eval_s = eval_s + loader_s if on_cpu else max(eval_s, loader_s)
-    left = step_count(config, session.train).total - session.steps_done
-    epochs_left = left / session.train.steps_per_epoch
+    epochs_left = step_count(config, session.train).epochs_left(session.steps_done)
     train_images = epochs_left * session.train.samples_per_epoch
     evaluations = math.ceil(epochs_left / config.eval_every)
     eval_images = evaluations * session.val.samples_per_epoch + test_images

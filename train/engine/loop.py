@@ -91,7 +91,7 @@ def train_stretch(session: Session) -> None:
     so_far = done.loss_sum if is_first() else 0.0
     loss_sum = torch.tensor(so_far, dtype=exact, device=resolved.device)
     label = f"epoch {done.epoch + 1}"
-    images_due = round(config.eval_every * session.train.samples_per_epoch)
+    due = images_due(session)
     batches = stretch(session)
     if session.profile:
         ahead = steps - done.step % steps
@@ -100,7 +100,7 @@ def train_stretch(session: Session) -> None:
     start = time.perf_counter()
     with (
         closing(batches),
-        Progress(label, images_due, "img", initial=done.images) as progress,
+        Progress(label, due, "img", initial=done.images) as progress,
     ):
         for batch in batches:
             count = images_of_step(session)
@@ -127,6 +127,13 @@ def train_stretch(session: Session) -> None:
                 done.train_s, start = done.train_s + now - start, now
                 save_or_stop(session, asked)
     done.train_s += time.perf_counter() - start
+
+
+def images_due(session: Session) -> int:
+    """Images from one evaluation to the next, or to the end of the run where that comes first."""
+    per_epoch = session.train.samples_per_epoch
+    to_end = session.done.images + session.length.epochs_left(session.steps_done) * per_epoch
+    return round(min(session.config.eval_every * per_epoch, to_end))
 
 
 def stretch(session: Session) -> Generator[Batch]:
