@@ -98,7 +98,12 @@ def test_a_fitted_head_counts_photographs_by_the_rarity_of_their_class(
     }.items():
         train_tiny(tmp_path / name, **HEAD | fields)
         weights.append(load_checkpoint(tmp_path / name / BEST).model["8.weight"])
-    assert torch.allclose(*weights, atol=1e-3)
+    assert distance(*weights) < 1e-3  # where the iteration ends differs from CPU to CPU
     train_tiny(tmp_path / "plain", **HEAD)
     plain = load_checkpoint(tmp_path / "plain" / BEST).model["8.weight"]
-    assert not torch.allclose(plain, weights[0], atol=1e-3)
+    assert distance(plain, weights[0]) > 1e-2
+
+
+def distance(weight: torch.Tensor, other: torch.Tensor) -> float:
+    """As a share of the other's own length."""
+    return ((weight - other).norm() / other.norm()).item()
