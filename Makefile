@@ -4,7 +4,7 @@ VENV ?= .venv
 DATA ?=
 SHARDS ?=
 ARCH ?= resnet101
-RECIPE ?= baseline
+RECIPE ?= fast
 ARGS ?=
 
 # The index torch comes from: what is given, else what the environment was built with.

@@ -271,12 +271,12 @@ def command_line(
 
 @pytest.fixture
 def train_command(command_line: CommandLine, tiny_shards: Path) -> Callable[..., Ended]:
-    """``train_command("--epochs", 1, ...)`` with the tiny network; later options win."""
+    """``train_command("--epochs", 1, ...)``: a run like those of ``train_tiny``; later options win."""
     from train.__main__ import main
 
     def call(*args: object, shards: Path | None = tiny_shards) -> Ended:
-        small = ("--arch", TINY_ARCH, "--image-size", "32", "--batch-size", str(BATCH_SIZE),
-                 "--epochs", "1", "--device", "cpu", "--precision", "fp32")  # fmt: skip
+        small = ("--recipe", "baseline", "--arch", TINY_ARCH, "--image-size", "32", "--epochs", "1",
+                 "--batch-size", str(BATCH_SIZE), "--device", "cpu", "--precision", "fp32")  # fmt: skip
         given = () if shards is None else ("--shards", str(shards))
         return command_line(main, *small, *given, *map(str, args))
 

@@ -199,7 +199,7 @@ def patience_of(**given: Any) -> tuple[int | None, str]:
 
 
 def test_the_recipes_patience_cuts_no_run_short_that_says_itself_when_it_ends() -> None:
-    assert patience_of() == patience_of(epochs=300) == (100, "recipe baseline")
+    assert patience_of() == patience_of(epochs=300) == (100, "recipe fast")
     assert patience_of(samples=10**6) == (None, "samples ends the run")
     assert patience_of(budget="45m") == (None, "budget ends the run")
     assert patience_of(budget="45m", patience=7) == (7, "command line")

@@ -382,7 +382,7 @@ def shown_default(option: click.Option) -> str | None:
 
 
 def test_help_shows_the_value_of_the_recipe_beside_each_option() -> None:
-    values = flatten(create_recipe("baseline"))
+    values = flatten(create_recipe("fast"))
     for option in main.params:
         assert isinstance(option, click.Option)
         if option.name in values and values[option.name] != ():
@@ -392,8 +392,9 @@ def test_help_shows_the_value_of_the_recipe_beside_each_option() -> None:
 def test_help_shows_the_values_of_the_recipe_that_was_asked_for(
     command_line: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(RECIPES, "quick", lambda: replace(create_recipe("baseline"), epochs=3))
-    assert re.search(r"--epochs .*\[default:\s+20;", command_line(main, "--help").out, re.DOTALL)
+    monkeypatch.setitem(RECIPES, "quick", lambda: replace(create_recipe("fast"), epochs=3))
+    baseline = command_line(main, "--recipe", "baseline", "--help")
+    assert re.search(r"--epochs .*\[default:\s+20;", baseline.out, re.DOTALL)
     quick = command_line(main, "--recipe", "quick", "--help")
     assert re.search(r"--epochs .*\[default:\s+3;", quick.out, re.DOTALL)
 

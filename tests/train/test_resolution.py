@@ -75,10 +75,10 @@ def test_a_recipes_training_sizes_follow_the_size_at_evaluation(image_size: int)
 
 def test_a_training_size_that_somebody_gave_stays_as_it_is() -> None:
     given_one = settled(recipe="fast", image_size=128, train_size=112)
-    assert (given_one.config.start_size, given_one.config.train_size) == (64, 112)
+    assert (given_one.config.start_size, given_one.config.train_size) == (48, 112)
     assert given_one.sources["train_size"] == "command line"
     assert given_one.sources["start_size"] == "recipe fast, at 128 px"
-    plain = settled(image_size=128).config
+    plain = settled(recipe="baseline", image_size=128).config
     assert (plain.start_size, plain.train_size) == (None, None)
 
 

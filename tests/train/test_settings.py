@@ -27,7 +27,7 @@ from train.config.settings import (
     to_toml,
 )
 
-PLACES = ("command line", "file.toml", "environment", "local.toml", "recipe baseline")
+PLACES = ("command line", "file.toml", "environment", "local.toml", "recipe fast")
 NAMES = st.text(st.characters(exclude_characters=",\n\r", exclude_categories=["Cs", "Zs", "Cc"]))
 CONFIGS = st.builds(
     TrainConfig,
@@ -61,7 +61,7 @@ def test_the_strongest_place_that_names_a_field_decides(
     monkeypatch: pytest.MonkeyPatch, upper: int
 ) -> None:
     settings = settle_in_all_places(monkeypatch, upper)
-    assert settings.config.epochs == (1, 2, 3, 4, 20)[upper]
+    assert settings.config.epochs == (1, 2, 3, 4, create_recipe("fast").epochs)[upper]
     assert PLACES[upper] in settings.sources["epochs"]
 
 

@@ -10,7 +10,7 @@ import click
 from train.config.limits import LIMITS
 from train.config.rebalance import NAME as REBALANCE_NAME
 from train.config.rebalance import REBALANCE
-from train.config.recipes import RECIPES, create_recipe
+from train.config.recipes import DEFAULT_RECIPE, RECIPES, create_recipe
 from train.config.safety import checkpoint_every_of, duration_of
 from train.config.settings import FIELDS, Field, as_text, flatten, parse
 
@@ -40,13 +40,13 @@ class FieldType(click.ParamType):  # type: ignore[type-arg]  # generic since cli
 class FieldOption(click.Option):
     """An option that overrides a field of the recipe; its help shows the recipe's own value.
 
-    A command whose recipe is another than the baseline names it as ``obj`` in its context settings.
+    A command whose recipe is another than the default names it as ``obj`` in its context settings.
     """
 
     def get_help_extra(self, ctx: click.Context) -> Any:
         """What stands in brackets behind the help."""
         extra = super().get_help_extra(ctx)
-        recipe = create_recipe(ctx.params.get("recipe") or ctx.obj or "baseline")
+        recipe = create_recipe(ctx.params.get("recipe") or ctx.obj or DEFAULT_RECIPE)
         value = flatten(recipe)[str(self.name)]
         if value != ():
             extra["default"] = as_text(str(self.name), value)

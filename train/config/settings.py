@@ -27,7 +27,7 @@ from train.config.config import TrainConfig
 from train.config.limits import check_limits
 from train.config.rebalance import NAME as REBALANCE
 from train.config.rebalance import without_rebalance
-from train.config.recipes import create_recipe
+from train.config.recipes import DEFAULT_RECIPE, create_recipe
 from train.config.resolution import sizes_in_proportion
 from train.config.safety import duration_text, parse_duration
 
@@ -240,7 +240,7 @@ def settle(layers: Sequence[Layer]) -> Settings:
                 continue
             chosen[name], sources[name] = value, layer.source
         length = length or given
-    recipe = chosen.get("recipe", "baseline")
+    recipe = chosen.get("recipe", DEFAULT_RECIPE)
     base = flatten(create_recipe(recipe))
     if length is not None:  # the recipe may have another one
         base |= {name: None for name in ("samples", "budget") if name != length}
