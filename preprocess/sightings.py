@@ -86,7 +86,8 @@ def read_places(file: Path) -> dict[str, Sighting]:
         file: CSV with the columns that ``--add`` takes; labels need not be there.
 
     Raises:
-        UserError: It is no such table, or tells of no place and no date.
+        UserError: It is no such table, tells of no place and no date, or says two things of one
+            photograph.
     """
     known: dict[str, Sighting] = {}
     senseless: list[str] = []
@@ -101,7 +102,11 @@ def read_places(file: Path) -> dict[str, Sighting]:
         for row in rows_of(reader, file):
             if path := first_of(row, FILE_COLUMNS):
                 values = {name: first_of(row, METADATA_COLUMNS[name]) for name in PLACE_AND_DATE}
-                found = known[posixpath.normpath(path)] = sighting_of(values)
+                found, name = sighting_of(values), posixpath.normpath(path)
+                if known.setdefault(name, found) != found:
+                    raise UserError(
+                        f"{file} names {path} twice, with different places or dates; leave one row"
+                    )
                 where = f"{values['latitude']},{values['longitude']}"
                 if found.place is None and where != ",":
                     senseless.append(where)

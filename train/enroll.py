@@ -50,13 +50,15 @@ def main(
         saved, config = trained.saved, trained.saved.config
         content = load_content(trained.file)
         place_of(saved, species)
-        readable = re.sub(r"[^A-Za-z0-9.]+", "_", species)
+        readable = re.sub(r"[^\w.]+", "_", species)
         target = out or trained.file.with_name(f"{trained.file.stem}-{readable}.pt")
         check_writable("--out", target)
         if target.exists():
             raise UserError(f"{target} exists already; choose another --out")
         bank = FeatureBank(trained)
-        features, bad = bank.of_photos(find_photos(photos))
+        # Named twice, alone and with its folder, it is one photograph.
+        different = {path.resolve(): path for path in find_photos(photos)}
+        features, bad = bank.of_photos(different.values())
         for path, reason in bad:
             click.echo(f"skipped {path}: {reason}", err=True)
         if not len(features):

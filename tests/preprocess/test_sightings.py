@@ -113,6 +113,8 @@ def test_a_table_comes_before_exif_and_its_files_are_relative_to_it(
         ("name,date\na,2023-01-01\n", "has no file column: its header is 'name,date', expected file or"),
         ("file,date\na.jpg,spring\n", "tells place or date of none of 1 photographs; expected degrees such "
          "as 47.5,-122.3 and dates such as 2026-09-14"),
+        ("file,date\na.jpg,2023-01-01\n./a.jpg,2023-02-01\n", "names ./a.jpg twice, with different places "
+         "or dates; leave one row"),
     ],
 )  # fmt: skip
 def test_a_table_that_tells_nothing_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -180,6 +180,16 @@ def test_photographs_that_cannot_be_read_are_left_out(
     assert f"error: no photograph that can be read in {tmp_path / 'bad.jpg'}\n" in ended.err
 
 
+def test_a_photograph_that_is_named_twice_counts_once(
+    held_out_run: Path, tiny_dataset: Path, command_line: Any, tmp_path: Path
+) -> None:
+    photo = photographs(tiny_dataset, NEW, 1)[0]
+    twice = (photo, photo.parent / ".." / photo.parent.name / photo.name)
+    ended = command_line(main, held_out_run, "--species", NEW, *twice, "--out", tmp_path / "new.pt")
+    assert ended.code == 0, ended.err
+    assert "from 1 photograph: " in ended.out
+
+
 def test_what_cannot_be_enrolled_is_refused(
     held_out_run: Path, tiny_dataset: Path, command_line: Any, tmp_path: Path
 ) -> None:
@@ -189,6 +199,9 @@ def test_what_cannot_be_enrolled_is_refused(
         ("Cantharellus cibarius", "a.pt", "the model knows 'Cantharellus cibarius' already; "),
         (" ", "a.pt", "--species ' ' is no name"),
         ("Boletus edulis ", "a.pt", "--species 'Boletus edulis ' is no name: it is empty, or has"),
+        ("B" * 101, "a.pt", "... is no name: choose one line of at most 100 letters"),
+        ("Boletus\nnovus", "a.pt", "... is no name: choose one line of at most 100 letters"),
+        ("Unknown", "a.pt", "'Unknown' is what predict says of photographs of no species"),
         ("boletus edulis", "a.pt", "the model has a class 'Boletus edulis'; name that one"),
         (NEW, "there.pt", "there.pt exists already; choose another --out"),
         (NEW, "no/a.pt", f"--out {tmp_path / 'no/a.pt'}: no folder {tmp_path / 'no'}"),

@@ -158,6 +158,10 @@ def test_an_interrupted_command_goes_on_and_ends_with_the_same_table(
             "the network was trained on 'Cantharellus cibarius', so it is not new to it",
         ),
         (["--shots", "13", "--queries", "1"], "'Boletus edulis' has 12 photographs; choose fewer"),
+        (
+            ["--classes", "Boletus edulis"],
+            "'Boletus edulis' alone is new, and an episode tells at least two",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_refused(

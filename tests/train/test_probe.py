@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import train.engine.features
 import train.engine.probe
 from shards.errors import Interrupted, UserError
 from train.checkpoints.checkpoint import BEST, LAST, load_checkpoint
@@ -152,7 +153,9 @@ def model(make_config: Any) -> Classifier:
 
 
 @torch.inference_mode()
-def test_features_are_what_the_last_layer_sees(model: Classifier, make_config: Any) -> None:
+def test_features_are_what_the_last_layer_sees(
+    model: Classifier, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = torch.randint(256, (3, 3, 64, 64), dtype=torch.uint8)
     images = images.contiguous(memory_format=torch.channels_last)
     seen: list[torch.Tensor] = []
@@ -160,14 +163,30 @@ def test_features_are_what_the_last_layer_sees(model: Classifier, make_config: A
         lambda _, inputs: seen.append(inputs[0])
     )
     model(images)
-    for precision, name, tolerance in (
-        ("fp32", "ONNX Runtime", 1e-4),
-        ("bf16", "torch, bf16", 0.05),
+    for precision, depthwise, name, tolerance in (
+        ("fp32", True, "ONNX Runtime", 1e-4),
+        ("fp32", False, "ONNX Runtime", 1e-4),
+        ("bf16", True, "ONNX Runtime", 1e-4),  # faster, and exact besides
+        ("bf16", False, "torch, bf16", 0.05),
     ):
+        monkeypatch.setattr(
+            train.engine.features, "has_depthwise", lambda _, answer=depthwise: answer
+        )
         network, how = fast_network(model, 3, 64, resolve(make_config(precision=precision)))
         assert how == name
         torch.testing.assert_close(network(images), seen[0], rtol=tolerance, atol=tolerance)
     assert len(seen) == 1  # the model still has its last layer, the copies have none
+
+
+@pytest.mark.parametrize(
+    ("arch", "expected"),
+    [("tf_efficientnet_lite0", True), ("mobilenet_v3_small", True), ("resnet18", False),
+     ("resnext50_32x4d", False)],
+)  # fmt: skip
+def test_depthwise_convolutions_are_those_of_one_channel_each(arch: str, expected: bool) -> None:
+    assert (
+        train.engine.features.has_depthwise(create_model(arch, 3, (0, 0, 0), (1, 1, 1))) == expected
+    )
 
 
 def test_where_onnx_runtime_fails_torch_does_the_work(
@@ -178,7 +197,7 @@ def test_where_onnx_runtime_fails_torch_does_the_work(
 
     monkeypatch.setattr(torch.onnx, "export", cannot)
     network, how = fast_network(model, 3, 64, resolve(make_config(precision="fp32")))
-    assert how == "torch (ONNX Runtime cannot: no such operation)"
+    assert how == "torch, fp32 (ONNX Runtime cannot: no such operation)"
     assert isinstance(network, Features)
 
 

@@ -54,9 +54,9 @@ def small_gpu() -> TrainConfig:
 def fast() -> TrainConfig:
     """The baseline's task for a fraction of what it computes: small images, mild crops, many steps.
 
-    ``python -m train --arch resnet101``, as it is the default: 16 passes over images that grow from three
-    eighths to three quarters of the size at evaluation; with another ``--image-size`` they are in proportion.
-    0.28 of the baseline's FLOPs. docs/recipes.md has measured scores, minutes, and what was tried and lost.
+    ``python -m train --arch resnet101 --recipe fast``, the default: 16 passes over images that grow from
+    three eighths to three quarters of the size at evaluation; with another ``--image-size`` they are in
+    proportion. 0.28 of the baseline's FLOPs. docs/recipes.md has measured scores, minutes, and what lost.
     """
     return TrainConfig(
         recipe="fast",

@@ -7,6 +7,7 @@ import io
 import warnings
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,21 +78,30 @@ def fast_network(
 ) -> tuple[Network, str]:
     """The quickest way to features on this machine, and what it is.
 
-    On a CPU that multiplies fp32 alone ONNX Runtime is several times as fast as torch, which makes a
-    pass over memory for every normalisation and activation (docs/recipes.md).
+    On a CPU torch makes a pass over memory for every normalisation and activation, and ONNX Runtime does
+    not. Where the CPU multiplies bf16, that is worth more for dense convolutions; depthwise ones have no
+    matrix products to gain by it (docs/recipes.md has the speeds).
     """
-    network = Features(model, num_classes, resolved)
-    if resolved.device.type == "cpu" and resolved.precision == "fp32":
+    how = f"torch, {resolved.precision}"
+    if resolved.device.type == "cpu" and (resolved.precision == "fp32" or has_depthwise(model)):
         try:
-            return _onnx_network(network, image_size, resolved.threads), "ONNX Runtime"
+            exact = Features(model, num_classes, replace(resolved, precision="fp32"))
+            return _onnx_network(exact, image_size, resolved.threads), "ONNX Runtime"
         except Exception as error:  # an operation that cannot be exported; torch knows them all
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            return network, f"torch (ONNX Runtime cannot: {reason})"
+            how += f" (ONNX Runtime cannot: {reason})"
+    network = Features(model, num_classes, resolved)
     if resolved.channels_last:
         network = network.to(memory_format=torch.channels_last)
     if resolved.compile:
         network.compile(dynamic=False)
-    return network, f"torch, {resolved.precision}"
+    return network, how
+
+
+def has_depthwise(model: nn.Module) -> bool:
+    """Whether some convolution looks at each channel alone."""
+    convolutions = (each for each in model.modules() if isinstance(each, nn.Conv2d))
+    return any(each.groups == each.in_channels > 1 for each in convolutions)
 
 
 def _onnx_network(network: Features, image_size: int, threads: int) -> Network:

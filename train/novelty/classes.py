@@ -12,8 +12,18 @@ def novel_classes(saved: Checkpoint, asked: Sequence[str]) -> tuple[str, ...]:
     """The classes to take for new ones: those that the run held out, or some that were asked for.
 
     Raises:
-        UserError: There are none, they do not exist, or the network was trained on one.
+        UserError: There are fewer than two, they do not exist, or the network was trained on one.
     """
+    names = _new_to(saved, asked)
+    if len(set(names)) < 2:
+        raise UserError(
+            f"{names[0]!r} alone is new, and an episode tells at least two classes apart; name more "
+            "with --classes, or hold more out"
+        )
+    return names
+
+
+def _new_to(saved: Checkpoint, asked: Sequence[str]) -> tuple[str, ...]:
     pairs = zip(saved.class_names, saved.known.tolist(), strict=True)
     known = {name for name, is_known in pairs if is_known}
     if not asked:

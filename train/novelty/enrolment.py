@@ -18,11 +18,14 @@ from shards.errors import UserError
 from train.checkpoints.checkpoint import CHECKPOINT_VERSION, MARK, Checkpoint
 from train.engine.logistic import Head, Samples, lbfgs
 from train.engine.point_fit import Points
+from train.inference.answers import UNKNOWN
 from train.method.prototypes import distances
 
 PENALTY = 1e-2
 """Of the squared weights, on features of variance 1, as in :mod:`train.engine.logistic`; of a point, of
 its squared way from the mean of the photographs, as in :mod:`train.engine.point_fit`."""
+LONGEST = 100
+"""Letters of a name, which becomes part of a file's."""
 LEFT_OUT = ("stepped", "tree", "optimizer", "scaler", "rng", "cuda_rng", "conformal")
 """Fields of a checkpoint that only training needs, or that no longer hold."""
 
@@ -113,6 +116,12 @@ def place_of(saved: Checkpoint, species: str) -> int:
     """
     if not species.strip() or species != species.strip():
         raise UserError(f"--species {species!r} is no name: it is empty, or has spaces around it")
+    if len(species) > LONGEST or not species.isprintable():
+        raise UserError(
+            f"--species {species[:LONGEST]!r}... is no name: choose one line of at most {LONGEST} letters"
+        )
+    if species.casefold() == UNKNOWN:
+        raise UserError(f"--species {species!r} is what predict says of photographs of no species")
     if species not in saved.class_names:
         for name in saved.class_names:
             if name.casefold() == species.casefold():
