@@ -82,6 +82,6 @@ def recipes(
         write_file(out / TABLE, markdown(section).encode())
         pictures: dict[str, Cost] = {BY_TFLOP: "tflop", BY_MINUTES: "minutes"}
         for name, cost in pictures.items():
-            title = f"mIoU of recipes against {cost}"
+            title = f"mIoU of recipes against {cost.replace('tflop', 'TFLOP')}"
             write_file(out / name, curve_chart(section.results, cost, title).encode())
         click.echo(f"written: {', '.join(str(out / each) for each in (TABLE, *pictures))}")
