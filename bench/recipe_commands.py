@@ -56,7 +56,7 @@ def recipes(
     already has when more seeds or lengths are asked for.
     """
     refuse_code_folder(out, "output folder")
-    from bench.curve_chart import curve_chart
+    from bench.curve_chart import AXES, curve_chart
     from bench.recipe_curves import curves_section, markdown
     from bench.recipe_runs import points, read_curve, run_to_the_end
     from bench.session import Recorder
@@ -82,6 +82,6 @@ def recipes(
         write_file(out / TABLE, markdown(section).encode())
         pictures: dict[str, Cost] = {BY_TFLOP: "tflop", BY_MINUTES: "minutes"}
         for name, cost in pictures.items():
-            title = f"mIoU of recipes against {cost.replace('tflop', 'TFLOP')}"
+            title = f"mIoU of recipes against {AXES[cost]}"
             write_file(out / name, curve_chart(section.results, cost, title).encode())
         click.echo(f"written: {', '.join(str(out / each) for each in (TABLE, *pictures))}")

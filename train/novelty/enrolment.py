@@ -121,7 +121,9 @@ def place_of(saved: Checkpoint, species: str) -> int:
             f"--species {species[:LONGEST]!r}... is no name: choose one line of at most {LONGEST} letters"
         )
     if species.casefold() == UNKNOWN:
-        raise UserError(f"--species {species!r} is what predict says of photographs of no species")
+        raise UserError(
+            f"--species {species!r} is what predict says of photographs of no species; choose another name"
+        )
     if species not in saved.class_names:
         for name in saved.class_names:
             if name.casefold() == species.casefold():
