@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +27,12 @@ class BatchRing:
     """
 
     def __init__(self, batch: int, side: int, *, keep: int, pinned: bool) -> None:
-        """``keep`` buffers wait for their next use at most; more that come back are freed."""
+        """``keep`` buffers wait for their next use at most; more that came back are freed."""
         self._bytes = batch * side * side * 3
         self._pinned = pinned
-        # append and pop are atomic: buffers come back in whichever thread lets go of them.
+        # That a lent buffer came back is looked up, not told by a finalizer: Python drops what is
+        # raised in one, and Ctrl-C may be. Every step below is atomic, for consumers in threads.
+        self._lent: deque[tuple[weakref.ref[Pixels], Pixels]] = deque()
         self._free: deque[Pixels] = deque(maxlen=keep)
 
     def take(self, count: int, side: int) -> torch.Tensor:
@@ -37,17 +40,29 @@ class BatchRing:
         shape = (count, side, side, 3)
         if self._pinned:
             return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        self._collect()
         try:
             buffer = self._free.pop()
         except IndexError:
             buffer = np.empty(self._bytes, np.uint8)
         lent = buffer[: count * side * side * 3].reshape(shape)
-        weakref.finalize(lent, self._free.append, buffer).atexit = False
+        self._lent.append((weakref.ref(lent), buffer))
         return torch.from_numpy(lent)
 
     def clear(self) -> None:
         """Free the buffers that nobody holds."""
+        self._collect()
         self._free.clear()
+
+    def _collect(self) -> None:
+        """Move what nobody holds any more to the free buffers."""
+        with suppress(IndexError):  # another thread took the last one
+            for _ in range(len(self._lent)):
+                lent, buffer = self._lent.popleft()
+                if lent() is None:
+                    self._free.append(buffer)
+                else:
+                    self._lent.append((lent, buffer))
 
 
 class Scratch(threading.local):

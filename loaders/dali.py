@@ -9,8 +9,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from loaders.config import LoaderConfig
 from loaders.decode import decode
 from loaders.plan import PlannedBatch
 from loaders.planned import PlannedLoader, PlannedSplit
+from loaders.threads import Call, Threads
 from shards.errors import ShardError, UserError
 from shards.machine import allowed_cores
 from shards.reader import SampleError, view_array
@@ -128,8 +128,8 @@ class DaliLoader(PlannedLoader):
 
         ``fed`` receives, by step, the batches with what stands in for damaged samples.
         """
-        with ThreadPoolExecutor(1, thread_name_prefix="hyphae-feed") as pool:
-            ready: Future[Feed] | None = None
+        with closing(Threads(1, "hyphae-feed")) as pool:
+            ready: Call[Feed] | None = None
             for batch in batches:
                 following = pool.submit(self._feed, epoch, batch, fed, side)
                 if ready is not None:

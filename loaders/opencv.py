@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +28,7 @@ from loaders.pixels import Matrix, apply, prefer_ipp_resize
 from loaders.plan import PlannedBatch
 from loaders.planned import PlannedLoader
 from loaders.readahead import ReadAhead
+from loaders.threads import Call, CancelledError, Threads
 from shards.machine import allowed_cores
 from shards.reader import SampleError
 
@@ -81,9 +81,7 @@ class OpenCVLoader(PlannedLoader):
         )
         self._decoder = RegionDecoder(split, self._scratch, reduced=config.reduced_decode)
         self._read_ahead = ReadAhead(split)
-        self._pool = ThreadPoolExecutor(
-            self._threads, thread_name_prefix="hyphae-decode", initializer=prefer_ipp_resize
-        )
+        self._pool = Threads(self._threads, "hyphae-decode", initializer=prefer_ipp_resize)
         self._closed = False
 
     def epoch(
@@ -106,13 +104,13 @@ class OpenCVLoader(PlannedLoader):
             # Pieces under way end by themselves: each holds the buffer that it writes to. Waiting
             # for them here could be in one of their own threads, if that collects the garbage.
             for pending in ahead:
-                for future in pending.futures:
-                    future.cancel()
+                for piece in pending.pieces:
+                    piece.cancel()
 
     def close(self) -> None:
         """End the threads, release the shards; an epoch that is still open raises."""
         self._closed = True
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.close()
         self._read_ahead.close()
         self._ring.clear()
         super().close()
@@ -142,17 +140,17 @@ class OpenCVLoader(PlannedLoader):
             bad=self._bad,
             out=buffer.numpy(),
         )
-        futures = [
+        pieces = [
             self._pool.submit(work.fill, first, min(first + self._piece, len(batch.ids)))
             for first in range(0, len(batch.ids), self._piece)
         ]
-        return _Pending(batch, buffer, futures)
+        return _Pending(batch, buffer, pieces)
 
     def _finish(self, pending: _Pending) -> Batch:
         self._check_open()
         try:
-            for future in reversed(pending.futures):  # the last to end: one wait for all of them
-                future.result()
+            for piece in reversed(pending.pieces):  # the last to end: one wait for all of them
+                piece.result()
         except CancelledError:
             self._check_open()
             raise
@@ -168,7 +166,7 @@ class OpenCVLoader(PlannedLoader):
 class _Pending:
     batch: PlannedBatch
     buffer: torch.Tensor
-    futures: list[Future[None]]
+    pieces: list[Call[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

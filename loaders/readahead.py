@@ -7,10 +7,10 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 
 from loaders.draws import Ids
 from loaders.plan import PlannedBatch
+from loaders.threads import Call, Threads
 from shards.format import shard_name
 from shards.machine import available_memory
 from shards.reader import Split
@@ -31,7 +31,7 @@ class ReadAhead:
 
     def __init__(self, split: Split) -> None:
         self._split = split
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="hyphae-read-ahead")
+        self._pool = Threads(1, "hyphae-read-ahead")
         self._announced = bytearray(len(split))
         stored = sum(info.bytes for info in split.manifest.splits.values())
         self._fits_in_memory = stored < available_memory()
@@ -44,7 +44,7 @@ class ReadAhead:
         if not hasattr(os, "posix_fadvise"):
             yield from batches
             return
-        waiting: deque[tuple[PlannedBatch, Future[None]]] = deque()
+        waiting: deque[tuple[PlannedBatch, Call[None]]] = deque()
         try:
             for batch in batches:
                 waiting.append((batch, self._pool.submit(self._announce, batch.ids)))
@@ -53,13 +53,13 @@ class ReadAhead:
             while waiting:
                 yield waiting.popleft()[0]
         finally:
-            for _, future in waiting:
-                future.cancel()
+            for _, call in waiting:
+                call.cancel()
 
     def close(self) -> None:
         """End the thread, close its files."""
         self._closed.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.close()
         self._release()
 
     def _announce(self, ids: Ids) -> None:

@@ -20,7 +20,6 @@ import random
 import weakref
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +40,7 @@ from loaders.fetch import Source, SourceClosed
 from loaders.opencv import OpenCVLoader, instructions
 from loaders.plan import PlannedBatch
 from loaders.stream import Stream, check_natural
+from loaders.threads import Call, CancelledError, Threads
 from shards.errors import ShardError
 from shards.format import key_name, samples_name, shard_name
 from shards.reader import Split
@@ -73,9 +73,9 @@ class WebDatasetLoader(OpenCVLoader):
         self._stream = Stream(self._planned.split, self._planned.plan)
         self._arrived = _Arrived(self._planned.split, Source(self._where))
         self._decoder = RegionDecoder(self._arrived, self._scratch, reduced=config.reduced_decode)
-        self._open_sources: weakref.WeakSet[Source] = weakref.WeakSet()
-        self._fetchers = ThreadPoolExecutor(SHARDS_AHEAD, thread_name_prefix="hyphae-fetch")
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="hyphae-read")
+        self._open_sources: set[Source] = set()
+        self._fetchers = Threads(SHARDS_AHEAD, "hyphae-fetch")
+        self._reader = Threads(1, "hyphae-read")
 
     @property
     def order_hash(self) -> str:
@@ -105,16 +105,16 @@ class WebDatasetLoader(OpenCVLoader):
                     yield self._finish(pending)
             finally:
                 for pending, _ in ahead:
-                    for future in pending.futures:
-                        future.cancel()
+                    for piece in pending.pieces:
+                        piece.cancel()
 
     def close(self) -> None:
         """End threads and transfers, release the index; an epoch that is still open raises."""
         self._closed = True
         for source in list(self._open_sources):
             source.close()
-        self._fetchers.shutdown(wait=True, cancel_futures=True)
-        self._reader.shutdown(wait=True, cancel_futures=True)
+        self._fetchers.close()
+        self._reader.close()
         super().close()
 
     def _read(self, epoch: int, first_step: int) -> Generator[_Read]:
@@ -122,17 +122,20 @@ class WebDatasetLoader(OpenCVLoader):
         self._check_open()
         with closing(Source(self._where)) as source:  # cuts what is under way
             self._open_sources.add(source)
-            batches = self._batches(epoch, first_step, source)
-            ready = self._reader.submit(next, batches, None)
-            while (read := self._result(ready)) is not None:
-                self._check_open()
+            try:
+                batches = self._batches(epoch, first_step, source)
                 ready = self._reader.submit(next, batches, None)
-                yield read
+                while (read := self._result(ready)) is not None:
+                    self._check_open()
+                    ready = self._reader.submit(next, batches, None)
+                    yield read
+            finally:
+                self._open_sources.discard(source)
 
-    def _result(self, ready: Future[_Read | None]) -> _Read | None:
+    def _result(self, ready: Call[_Read | None]) -> _Read | None:
         try:
             return ready.result()
-        except (CancelledError, SourceClosed, RuntimeError):  # the last from a pool shut down
+        except (CancelledError, SourceClosed, RuntimeError):  # the last from closed threads
             self._check_open()
             raise
 
@@ -177,11 +180,11 @@ class WebDatasetLoader(OpenCVLoader):
     def _shards(self, shards: Iterable[int], source: Source) -> Iterator[dict[str, Any]]:
         """What ``webdataset`` calls an opened URL, for each shard; the next ones are on the way."""
         split = self._planned.split
-        waiting: deque[tuple[str, Future[bytearray]]] = deque()
+        waiting: deque[tuple[str, Call[bytearray]]] = deque()
 
         def opened() -> dict[str, Any]:
-            name, future = waiting.popleft()
-            return {"url": source.address(name), "stream": io.BytesIO(future.result())}
+            name, fetch = waiting.popleft()
+            return {"url": source.address(name), "stream": io.BytesIO(fetch.result())}
 
         for shard in shards:
             name = shard_name(split.name, shard)
@@ -217,15 +220,27 @@ class _Arrived(Split):
     def __init__(self, split: Split, source: Source) -> None:
         super().__init__(split.directory, split.name, split.manifest)
         self._source = source
-        self._images: weakref.WeakValueDictionary[int, Pixels] = weakref.WeakValueDictionary()
+        # Not a WeakValueDictionary: it removes entries in Python code that runs as a finalizer, and
+        # Ctrl-C raised there would be dropped. A dead reference a sample is what stays instead.
+        self._images: dict[int, weakref.ref[Pixels]] = {}
 
     def put(self, sample: int, payload: bytes) -> Pixels:
         """Take an image; it goes when the result, which a second epoch may share, is let go."""
-        return self._images.setdefault(sample, np.frombuffer(payload, np.uint8))
+        image = self._image(sample)
+        if image is None:
+            image = np.frombuffer(payload, np.uint8)
+            self._images[sample] = weakref.ref(image)
+        return image
 
     def payload(self, sample: int) -> memoryview:
         """The stored bytes of a sample that is here."""
-        return self._images[sample].data
+        image = self._image(sample)
+        assert image is not None
+        return image.data
+
+    def _image(self, sample: int) -> Pixels | None:
+        reference = self._images.get(sample)
+        return None if reference is None else reference()
 
     def describe(self, sample: int) -> str:
         """Key and address of the shard."""

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -380,6 +380,54 @@ def test_ctrl_c_ends_a_process_in_the_middle_of_an_epoch(
     assert process.returncode == -signal.SIGINT
     assert "KeyboardInterrupt" in errors
     assert "Exception ignored" not in errors
+
+
+class Interrupt(BaseException):
+    """Raised as the handler of a signal does it: between any two instructions of this thread."""
+
+
+def run_interrupted(work: Callable[[], object], at: int) -> int:
+    """Call ``work`` and raise an Interrupt before its instruction ``at``; instructions it got to."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal count
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            count += 1
+            if count == at:
+                raise Interrupt  # which ends the tracing, too
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("backend", ["opencv", "webdataset"])
+def test_an_interrupt_anywhere_is_raised_and_leaves_the_loader_usable(
+    backend: str, open_loader: Open
+) -> None:
+    loader = open_loader(backend, batch_size=9, prefetch=1, sampling="natural", threads=1)
+    images = loader.samples_per_epoch
+
+    def epoch() -> int:
+        with closing(loader.epoch(0)) as batches:
+            return sum(len(batch) for batch in batches)
+
+    assert epoch() == images
+    instructions = run_interrupted(epoch, at=0) * 19 // 20  # no two epochs have just as many
+    with time_limit(120):
+        for at in range(1, instructions, instructions // 100):
+            with pytest.raises(Interrupt):
+                run_interrupted(epoch, at)
+            assert epoch() == images
+        loader.close()
+    assert not threads_of_loaders()
 
 
 class TestWorkerProcesses:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from loaders.augment import evaluation_transforms
 from loaders.buffers import Pixels, Scratch
 from loaders.opencv import instructions
 from loaders.pixels import apply
+from loaders.threads import Call, Threads
 from preprocess.catalog import Origin
 from preprocess.folder_layout import EXTENSIONS
 from preprocess.image import ImageOptions, store_image
@@ -126,25 +127,22 @@ def photo_batches(
     """Batches in the order of the paths, decoded by threads ahead of their use."""
     cv2.setNumThreads(1)  # the threads here are the parallelism
     remaining = iter(paths)
-    ahead: deque[tuple[list[Path], list[Future[Pixels]]]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="hyphae-decode") as pool:
-        try:
-            while True:
-                while len(ahead) < AHEAD and (chosen := list(islice(remaining, batch_size))):
-                    ahead.append((chosen, [pool.submit(how.load, path) for path in chosen]))
-                if not ahead:
-                    return
-                yield _finish(*ahead.popleft(), how.image_size)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    ahead: deque[tuple[list[Path], list[Call[Pixels]]]] = deque()
+    with closing(Threads(threads, "hyphae-decode")) as pool:
+        while True:
+            while len(ahead) < AHEAD and (chosen := list(islice(remaining, batch_size))):
+                ahead.append((chosen, [pool.submit(how.load, path) for path in chosen]))
+            if not ahead:
+                return
+            yield _finish(*ahead.popleft(), how.image_size)
 
 
-def _finish(paths: Sequence[Path], loading: Sequence[Future[Pixels]], side: int) -> PhotoBatch:
+def _finish(paths: Sequence[Path], loading: Sequence[Call[Pixels]], side: int) -> PhotoBatch:
     good: list[tuple[Path, Pixels]] = []
     bad: list[tuple[Path, str]] = []
-    for path, future in zip(paths, loading, strict=True):
+    for path, call in zip(paths, loading, strict=True):
         try:
-            good.append((path, future.result()))
+            good.append((path, call.result()))
         except RejectedImage as error:
             bad.append((path, str(error)))
     images = np.empty((len(good), side, side, 3), np.uint8)
