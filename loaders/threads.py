@@ -29,23 +29,25 @@ class Call(Generic[T]):
 
     def __init__(self, function: Callable[[], T]) -> None:
         self._function: Callable[[], T] | None = function
-        self._outcome: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+        self._outcome: tuple[T | None, BaseException | None] | None = None
+        self._made: SimpleQueue[None] = SimpleQueue()
 
     def result(self) -> T:
-        """What the function returned, as soon as it has.
+        """What the function returned, as soon as it has; for one thread to ask, as often as it likes.
 
         Raises:
             CancelledError: The call was cancelled, or its threads ended, before its turn.
             BaseException: What the function raised.
         """
-        outcome = self._outcome.get()
-        self._outcome.put(outcome)  # for who asks again
-        returned, raised = outcome
+        if self._outcome is None:
+            self._made.get()
+        assert self._outcome is not None
+        returned, raised = self._outcome
         if raised is not None:
             try:
                 raise raised
             finally:
-                del outcome, raised  # the exception holds this frame
+                del raised  # the exception holds this frame
         return cast(T, returned)
 
     def cancel(self) -> None:
@@ -58,9 +60,10 @@ class Call(Generic[T]):
         try:
             if function is None:
                 raise CancelledError
-            self._outcome.put((function(), None))
+            self._outcome = function(), None
         except BaseException as error:
-            self._outcome.put((None, error))
+            self._outcome = None, error
+        self._made.put(None)
 
 
 _Calls = SimpleQueue[object]

@@ -40,6 +40,7 @@ def measured(*rates: float) -> Section:
         ("small-gpu", 384, 20 * 689_520),
         ("mini", 384, 20 * 408 * 169),
         ("finetune", 224, 4 * 72_870),
+        ("strong", 224, 8 * 72_870),
     ],
 )
 def test_a_recipe_shows_its_own_samples_at_its_own_size(

@@ -210,6 +210,13 @@ def test_small_gpu_is_the_baseline_sixteen_images_at_a_time() -> None:
     assert create_recipe("small-gpu") == expected
 
 
+def test_strong_is_finetune_for_longer_and_looks_at_val_once() -> None:
+    strong, finetune = create_recipe("strong"), create_recipe("finetune")
+    assert strong.epochs == strong.eval_every == 2 * finetune.epochs
+    kept = ("arch", "weights", "head", "backbone_lr", "freeze_norm", "image_size", "sampling")
+    assert [getattr(strong, name) for name in kept] == [getattr(finetune, name) for name in kept]
+
+
 def test_each_recipe_says_what_it_is_for_its_command_and_its_cost() -> None:
     text = describe_recipes()
     for name in RECIPES:
