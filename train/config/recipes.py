@@ -76,10 +76,10 @@ def fast() -> TrainConfig:
 
 
 def probe() -> TrainConfig:
-    """A strong model in minutes, without a GPU: a logistic regression on ImageNet features.
+    """A good model in minutes, without a GPU: a logistic regression on ImageNet features.
 
     ``python -m train --recipe probe``: the network stays as ImageNet made it, so each photograph passes
-    through it once or twice, and never backwards. docs/recipes.md has measured scores and minutes.
+    through it once, and never backwards. docs/recipes.md has measured scores and minutes.
     """
     return TrainConfig(
         recipe="probe",
