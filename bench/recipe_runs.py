@@ -7,6 +7,7 @@ was stopped, and one with more seeds or lengths finds the runs that are there.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -96,7 +97,16 @@ def points(curves: Sequence[Curve], seeds: int, arch: str, image_size: int) -> l
         seeds: So many, from 1 on.
         arch: Of recipes that begin at random; those that start from weights keep their own.
         image_size: Side of the crops at evaluation [px], of the same recipes.
+
+    Raises:
+        UserError: A length of a recipe stands there twice; its runs would count twice.
     """
+    asked = Counter((curve.recipe, epochs) for curve in curves for epochs in curve.epochs)
+    (recipe, epochs), times = asked.most_common(1)[0]
+    if times > 1:
+        raise UserError(
+            f"{recipe}={epochs} is asked for {times} times; name each length of a recipe once"
+        )
     found = []
     for curve in curves:
         at_random = create_recipe(curve.recipe).weights is None

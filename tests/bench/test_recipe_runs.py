@@ -35,6 +35,7 @@ from bench.recipe_runs import (
     read_curve,
     training_flops,
 )
+from shards.errors import UserError
 from train.config.recipes import create_recipe
 from train.config.resolution import training_sizes
 
@@ -76,6 +77,13 @@ def test_a_curve_that_cannot_be_is_one_line(text: str, message: str, tmp_path: P
     assert done.exit_code == 2
     assert message in done.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_length_that_is_asked_for_twice_is_refused() -> None:
+    with pytest.raises(
+        UserError, match="fast=4 is asked for 2 times; name each length of a recipe"
+    ):
+        points([Curve("fast", (2, 4)), Curve("fast", (4,))], 1, "resnet18", 128)
 
 
 def test_each_length_and_seed_is_a_run_that_evaluates_once_at_its_end() -> None:

@@ -104,6 +104,52 @@ def test_show_config_says_where_each_value_came_from(
     assert lines["mini"].endswith("# recipe mini")
 
 
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (["--start-size", "none"], "start_size"),
+        (["--train-size", "none"], "train_size"),
+        (["--recipe", "baseline", "--patience", "none"], "patience"),
+        (["--recipe", "finetune", "--weights", "none", "--head", "random", "--no-freeze-norm"],
+         "weights"),
+    ],
+)  # fmt: skip
+def test_none_on_the_command_line_unsets_what_the_recipe_has(
+    command_line: Any, options: list[str], field: str
+) -> None:
+    ended = command_line(main, *options, "--show-config")
+    assert ended.code == 0
+    (line,) = [each for each in ended.out.splitlines() if each.startswith(f"{field} = ")]
+    assert line.split() == [field, "=", '"none"', "#", "command", "line"]
+
+
+def test_auto_on_the_command_line_unsets_what_another_place_has(
+    command_line: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYPHAE_TRAIN_THREADS", "3")
+    ended = command_line(main, "--threads", "auto", "--show-config")
+    assert 'threads = "auto"' in ended.out
+
+
+@pytest.mark.parametrize("recipe", ["probe", "finetune", "strong"])
+def test_where_a_run_starts_is_decided_by_the_strongest_place_that_says_so(
+    command_line: Any, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(*options: str) -> dict[str, str]:
+        ended = command_line(main, "--recipe", recipe, *options, "--show-config")
+        assert ended.code == 0
+        lines = (line.split("#")[0].partition(" = ") for line in ended.out.splitlines())
+        return {name: value.strip() for name, _, value in lines}
+
+    shown = said("--finetune-from", "run")
+    assert (shown["weights"], shown["finetune_from"]) == ('"none"', '"run"')
+    monkeypatch.setenv("HYPHAE_TRAIN_FINETUNE_FROM", "run")
+    shown = said()
+    assert (shown["weights"], shown["finetune_from"]) == ('"none"', '"run"')
+    shown = said("--weights", "file.pt")
+    assert (shown["weights"], shown["finetune_from"]) == ('"file.pt"', '"none"')
+
+
 def test_a_file_of_fields_decides_a_run(command_line: Any, tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('arch = "resnet34"\nclasses = ["A b", "C d"]\nfold = [1, 5]\nepochs = "7"\n')

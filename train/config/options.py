@@ -26,15 +26,19 @@ class FieldType(click.ParamType):  # type: ignore[type-arg]  # generic since cli
         self.name = _metavar(field)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Text to the field's value; click turns a wrong one into its usage error."""
+        """Text to the field's value; click turns a wrong one into its usage error.
+
+        What unsets a field stays text: for click a None would be an option that was not given.
+        """
         if (
             isinstance(value, str) and not value.strip() and self._field.kind == tuple[str, ...]
         ):  # an unset variable of a script
             self.fail("the list of names is empty", param, ctx)
         try:
-            return parse(self._field.name, value) if isinstance(value, str) else value
+            parsed = parse(self._field.name, value) if isinstance(value, str) else value
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        return value if parsed is None else parsed
 
 
 class FieldOption(click.Option):

@@ -39,6 +39,8 @@ AUTO, NONE = "auto", "none"
 CHOSEN = ("threads", "prefetch", "hw_decoder_load", "micro_batch")
 LENGTHS = ("epochs", "samples", "budget")
 """Three ways to say how long a run is: the strongest layer that has one of them decides."""
+STARTS = ("weights", "finetune_from")
+"""Two ways to say which weights a run starts from, likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,19 +234,23 @@ def settle(layers: Sequence[Layer]) -> Settings:
     chosen: dict[str, Any] = {}
     sources: dict[str, str] = {}
     length: str | None = None
+    start: str | None = None
     for layer in map(_spelled_out, layers):
-        values = {name: layer.read(name) for name in layer.values}
-        given = _length(layer)
-        for name, value in values.items():
-            if name in chosen or (length is not None and name in LENGTHS):
-                continue
-            chosen[name], sources[name] = value, layer.source
-        length = length or given
+        settled = (LENGTHS if length else ()) + (STARTS if start else ())
+        for name in layer.values:
+            value = layer.read(name)
+            if name not in chosen and name not in settled:
+                chosen[name], sources[name] = value, layer.source
+        length = length or _length(layer)
+        start = start or next(iter(_given(STARTS, layer)), None)
     recipe = chosen.get("recipe", DEFAULT_RECIPE)
     base = flatten(create_recipe(recipe))
     if length is not None:  # the recipe may have another one
         base |= {name: None for name in ("samples", "budget") if name != length}
     defaults = dict.fromkeys(FIELDS, f"recipe {recipe}")
+    if start is not None:
+        base |= dict.fromkeys(STARTS)
+        defaults |= dict.fromkeys(STARTS, f"{start} is where the run starts")
     image_size = chosen.get("image_size")
     if isinstance(image_size, int):
         sizes = sizes_in_proportion(base, image_size)
@@ -271,12 +277,17 @@ def _length(layer: Layer) -> str | None:
     Raises:
         UserError: More than one.
     """
-    found = [name for name in LENGTHS if layer.values.get(name) not in (None, NONE)]
+    found = _given(LENGTHS, layer)
     if len(found) > 1:
         raise UserError(
             f"{layer.source}: {' and '.join(found)} each say how long the run is; give one of them"
         )
     return found[0] if found else None
+
+
+def _given(names: Sequence[str], layer: Layer) -> list[str]:
+    """Which of these fields a layer sets to something."""
+    return [name for name in names if layer.values.get(name) not in (None, NONE)]
 
 
 def _spelled_out(layer: Layer) -> Layer:
