@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
 
 from shards.commands import HELP, run
+from shards.writer import write_file
 from train.config.shared_options import species_option
 from train.runs.interrupt import importing
 
@@ -41,9 +43,8 @@ def main(
     temperature of the probabilities is fitted on val.
     """
     with importing():
-        from train.checkpoints.checkpoint import checkpoint_file
-        from train.checkpoints.course import load_trained
         from train.inference.full_evaluation import evaluate_in_full
+        from train.inference.trained import open_trained
         from train.runs.writable import check_outputs, record_of
         from train.scores.comparison import comparison_table
 
@@ -51,7 +52,8 @@ def main(
     check_outputs({"--json": json_file}, [*read, *filter(None, [species])])
     if len(checkpoints) > 1:
         for each in checkpoints:  # the last is refused before the work on the first
-            load_trained(checkpoint_file(each))
+            with redirect_stdout(None), open_trained(each, shards):  # which says its notes below
+                pass
     say_all = len(checkpoints) == 1
     rows = [evaluate_in_full(each, split, shards, species, say_all=say_all) for each in checkpoints]
     if len(rows) > 1:
@@ -59,7 +61,7 @@ def main(
     if json_file is not None:
         results = [each.content for each in rows]
         content = results if len(results) > 1 else results[0]
-        json_file.write_text(json.dumps(content, indent=1) + "\n")
+        write_file(json_file, (json.dumps(content, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

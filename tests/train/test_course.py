@@ -254,6 +254,21 @@ def test_several_checkpoints_make_one_table(
     assert table[3] == f"no published row beside {path}: other classes than the published set"
 
 
+def test_one_that_does_not_belong_to_the_set_is_refused_before_any_is_evaluated(
+    command_line: Any, tmp_path: Path, weights: Weights, finished_run: Path, tiny_shards: Path
+) -> None:
+    names = Manifest.read(tiny_shards).class_names
+    torch.save({"model_state_dict": weights, "labels": list(names[::-1])}, tmp_path / "a.pth")
+    rows = tmp_path / "rows.json"
+    ended = command_line(
+        main, finished_run, tmp_path / "a.pth", "--shards", tiny_shards, "--json", rows
+    )
+    assert ended.code == 2
+    assert "the order differs" in ended.err
+    assert ended.out == ""
+    assert not rows.exists()
+
+
 def test_the_table_sets_the_published_scores_and_the_difference_beside_the_measured() -> None:
     result = Evaluation(torch.tensor([[8, 2], [2, 8]]), 1.0, 1.0)
     rows = [
