@@ -146,7 +146,49 @@ def test_a_tensor_cannot_look_beyond_its_storage(tmp_path: Path) -> None:
         content = archive.read(name)
     size = b"K\x04\x85"  # the tuple (4,)
     assert size in content
-    assert "storage" in refusal(rewritten(path, "data.pkl", content.replace(size, b"K\x7f\x85")))
+    more = rewritten(path, "data.pkl", content.replace(size, b"K\x7f\x85"))
+    assert "a tensor of shape (127,) in 4 stored numbers" in refusal(more)
+
+
+def test_a_few_bytes_cannot_claim_much_memory(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"a": torch.ones(1).expand(1000, 1000)})
+    assert "a tensor of shape (1000, 1000) in 1 stored numbers" in refusal(path)
+    numbered = b"\x80\x02}r" + (700_000_000).to_bytes(4, "little") + b"."
+    assert "numbers an object 700,000,000 in 9 bytes" in refusal(
+        rewritten(path, "data.pkl", numbered)
+    )
+
+
+def nested(depth: int) -> bytes:
+    """The tuple of a tuple of ... a number, as opcodes: pickle itself cannot write that many."""
+    return b"K\x01" + b"\x85" * depth
+
+
+def test_tuples_nested_deep_enough_to_end_the_interpreter_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"a": torch.ones(1)})
+    for depth in (101, 1_000_000):
+        as_key = b"\x80\x02}" + nested(depth) + b"K\x01s."
+        as_storage = b"\x80\x02(X\x07\x00\x00\x00storageN" + nested(depth) + b"NNtQ."
+        for evil in (as_key, as_storage):
+            assert "nests tuples more than 100 deep" in refusal(rewritten(path, "data.pkl", evil))
+    fine = b"\x80\x02}" + nested(100) + b"K\x01s."
+    assert list(load_inert(rewritten(path, "data.pkl", fine)).values()) == [1]
+
+
+def test_nesting_is_seen_through_marks_and_memo(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"a": torch.ones(1)})
+    by_mark = b"K\x01" + b"(" * 200 + b"K\x01" + b"t" * 200 + b"."
+    by_memo = b"K\x01q\x00" + b"h\x00\x85q\x00" * 200 + b"."
+    for evil in (by_mark, by_memo):
+        assert "nests tuples more than 100 deep" in refusal(
+            rewritten(path, "data.pkl", b"\x80\x02" + evil)
+        )
+
+
+def test_a_storage_is_named_by_text_alone(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"a": torch.ones(1)})
+    evil = b"\x80\x02(X\x07\x00\x00\x00storageN]NNtQ."
+    assert "a storage is named by a list" in refusal(rewritten(path, "data.pkl", evil))
 
 
 def test_a_storage_of_another_length_is_refused(tmp_path: Path) -> None:

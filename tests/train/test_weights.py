@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 
 from shards.errors import UserError
@@ -139,6 +141,41 @@ def test_a_file_that_would_run_a_command_does_not(tmp_path: Path) -> None:
     torch.save({"a": RunsACommand(f"touch {proof}")}, path)
     assert "could run code" in refusal(path, of=read_weights)
     assert not proof.exists()
+
+
+def test_a_file_nested_deep_enough_to_end_the_interpreter_is_refused(tmp_path: Path) -> None:
+    evil = b"\x80\x02}K\x01" + b"\x85" * 1_000_000 + b"K\x01s."
+    torch.save({"a": torch.ones(1)}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as archive:
+        files = {each: archive.read(each) for each in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "zip.pt", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, evil if name.endswith("data.pkl") else content)
+    torch.save({}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "old.pt").read_bytes()
+    nothing = content.rindex(b"}q\x00.")  # the empty dictionary, the fourth of its pickles
+    (tmp_path / "old.pt").write_bytes(content[:nothing] + evil[2:])
+    for path in (tmp_path / "zip.pt", tmp_path / "old.pt"):
+        assert "it nests tuples more than 100 deep" in refusal(path, of=read_weights)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kind"),
+    [
+        (torch.ones(64, dtype=torch.int64), "torch.int64"),
+        (torch.ones(64, dtype=torch.complex64), "torch.complex64"),
+        (torch.ones(64).to_sparse(), "torch.float32"),
+        (torch.ones(64, device="meta"), "torch.float32"),
+    ],
+)
+def test_numbers_that_no_weight_can_be_are_refused(tensor: torch.Tensor, kind: str) -> None:
+    resnet = torchvision.models.resnet18(num_classes=3)
+    weights = resnet.state_dict() | {"bn1.bias": tensor}
+    with pytest.raises(UserError) as refused:
+        load_weights(resnet, weights, 3, "a.pt")
+    assert f"1 of another type (bn1.bias {kind})" in refused.value.format_message()
+    halves = {name: each.half() for name, each in resnet.state_dict().items()}
+    assert load_weights(resnet, halves, 3, "a.pt").tensors == 122
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04" + bytes(40)])

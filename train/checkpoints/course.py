@@ -25,7 +25,7 @@ from train.checkpoints.checkpoint import (
     load_checkpoint,
 )
 from train.checkpoints.stub_unpickler import load_inert
-from train.checkpoints.weights import Weights, key_report
+from train.checkpoints.weights import Weights, check_finite, key_report, shown
 from train.config.recipes import create_recipe
 from train.method.models import create_model
 from train.scores.published import published_class_names, published_table
@@ -150,6 +150,7 @@ def _course_checkpoint(path: Path, content: Any) -> CourseCheckpoint:
         wanted = create_model(arch, num_classes, (0.0,) * 3, (1.0,) * 3).backbone.state_dict()
     if report := key_report(wanted, weights):
         raise UserError(f"{path} does not fit {arch}: {report}")
+    check_finite(weights, str(path))
     labels = content.get("labels") if held is not content else None
     names = tuple(labels) if _is_names(labels) else None
     if names is not None and len(names) != num_classes:
@@ -165,7 +166,7 @@ def infer_arch(weights: Weights, path: Path) -> tuple[str, int]:
     """
     last = weights.get("fc.weight")
     if last is None or last.dim() != 2 or "layer1.0.conv1.weight" not in weights:
-        some = ", ".join(list(weights)[:4])
+        some = ", ".join(map(shown, list(weights)[:4]))
         raise UserError(
             f"{path} holds no ResNet: no conv1, layer1 and fc, but {some}, ...; to start from other "
             "weights, pass their file with --weights"
@@ -176,6 +177,14 @@ def infer_arch(weights: Weights, path: Path) -> tuple[str, int]:
     )
     bottleneck = "layer1.0.conv3.weight" in weights
     first, second = (weights.get(f"layer1.0.conv{n}.weight", last) for n in (1, 2))
+    for each in (first, second):
+        if each.dim() != 4:
+            raise UserError(
+                f"{path} holds no ResNet: a convolution of layer1 has shape {tuple(each.shape)}, "
+                "expected four dimensions"
+            )
+    if not last.shape[0]:
+        raise UserError(f"{path} tells no classes apart: fc.weight has shape {tuple(last.shape)}")
     shape: Shape = (blocks, bottleneck, first.shape[0], second.shape[1])
     if shape not in RESNETS:
         raise UserError(

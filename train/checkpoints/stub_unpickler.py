@@ -9,6 +9,7 @@ does no harm.
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 
 from shards.errors import UserError
+from train.checkpoints.nesting import check_nesting
 
 STORAGES = {
     "DoubleStorage": torch.float64,
@@ -65,6 +67,8 @@ def _tensor(
     """What ``torch._utils._rebuild_tensor_v2`` does; torch refuses to look beyond the storage."""
     if not isinstance(storage, torch.Tensor):
         raise ValueError("a tensor without a storage")
+    if math.prod(size) > storage.numel():  # with strides of 0 a few bytes would claim any memory
+        raise ValueError(f"a tensor of shape {tuple(size)} in {storage.numel():,} stored numbers")
     return storage.as_strided(size, stride, offset)
 
 
@@ -127,8 +131,10 @@ class StubUnpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> torch.Tensor:
         """``("storage", kind, key, device, elements)`` -> the storage as a flat tensor on the CPU."""
         _, kind, key, _, elements = pid
+        if not isinstance(key, str):
+            raise ValueError(f"a storage is named by a {type(key).__name__}")
         if not isinstance(kind, _Kind):
-            raise ValueError(f"a storage of unknown type ({key})")
+            raise ValueError(f"storage {key} is of an unknown type")
         if key not in self._storages:
             content = bytearray(self._read_storage(key))
             if len(content) != elements * kind.dtype.itemsize:
@@ -139,6 +145,22 @@ class StubUnpickler(pickle.Unpickler):
                 else torch.empty(0, dtype=kind.dtype)
             )
         return self._storages[key]
+
+
+def pickle_name(archive: zipfile.ZipFile) -> str:
+    """Where the pickle lies in an archive of ``torch.save``.
+
+    Raises:
+        ValueError: There is none, or several.
+    """
+    found = [
+        name for name in archive.namelist() if name.count("/") == 1 and name.endswith(f"/{DATA}")
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"an archive with {len(found)} files {DATA}, which torch.save never writes"
+        )
+    return found[0]
 
 
 def load_inert(path: Path) -> Any:
@@ -154,15 +176,15 @@ def load_inert(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            (data,) = (name for name in names if name.count("/") == 1 and name.endswith(f"/{DATA}"))
+            data = pickle_name(archive)
             folder = data.removesuffix(DATA)
             if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
                 raise ValueError("its numbers are not little-endian")
             if any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist()):
                 raise ValueError("it is compressed, which torch.save never does")
-            return StubUnpickler(
-                archive.read(data), lambda key: archive.read(f"{folder}data/{key}")
-            ).load()
+            content = archive.read(data)
+            check_nesting(io.BytesIO(content), len(content))
+            return StubUnpickler(content, lambda key: archive.read(f"{folder}data/{key}")).load()
     except Exception as error:  # a pickle can make Python raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is damaged or not of torch.save: {reason}") from None

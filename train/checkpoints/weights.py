@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
+import zipfile
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +14,8 @@ import torch
 from torch import nn
 
 from shards.errors import UserError
+from train.checkpoints.nesting import check_nesting
+from train.checkpoints.stub_unpickler import pickle_name
 from train.method.models import TIMM, classifier_layer
 
 Weights = dict[str, torch.Tensor]
@@ -27,6 +31,8 @@ PACKAGED = {
 the path. Inputs are ``(x - 127) / 128``: ``PACKAGED_MEAN`` and ``PACKAGED_STD``."""
 NAMED = 4
 """Weights that a message names; of the rest it gives the number."""
+LONGEST_NAME = 80
+"""Characters of a name that a message shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,7 @@ def read_weights(path: Path) -> Weights:
 
             content: object = load_file(path)
         else:
+            _check_pickles(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
@@ -108,6 +115,23 @@ def read_weights(path: Path) -> Weights:
     ):  # fmt: skip
         raise UserError(f"{path} is no state dictionary: expected names and tensors alone")
     return content
+
+
+def _check_pickles(path: Path) -> None:
+    """Refuse what would end the interpreter in torch's own unpickler.
+
+    Raises:
+        ValueError: A pickle of the file nests too deep, or is none.
+    """
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):  # as before torch 1.6: four pickles, then the numbers
+            file.seek(0)
+            for _ in range(4):
+                check_nesting(file, path.stat().st_size)
+            return
+        with zipfile.ZipFile(file) as archive:
+            content = archive.read(pickle_name(archive))
+    check_nesting(io.BytesIO(content), len(content))
 
 
 def load_weights(
@@ -139,13 +163,22 @@ def load_weights(
         weights = weights | {name: wanted[name] for name in of_head if name in weights}
     if report := key_report(wanted, weights):
         raise UserError(f"{where} does not fit {type(backbone).__name__}: {report}")
+    check_finite(weights, where)
+    backbone.load_state_dict(weights, strict=True)
+    return Loaded(len(wanted) - new_head * len(of_head), head if new_head else None)
+
+
+def check_finite(weights: Weights, where: str) -> None:
+    """Refuse weights that no network can compute with.
+
+    Raises:
+        UserError: Some values are not finite; the message names their tensors.
+    """
     if spoiled := [name for name, each in weights.items() if not each.isfinite().all()]:
         raise UserError(
             f"{where} is of no use: {len(spoiled)} of its tensors hold values that are no finite numbers "
             f"({_some(spoiled)}); give other weights"
         )
-    backbone.load_state_dict(weights, strict=True)
-    return Loaded(len(wanted) - new_head * len(of_head), head if new_head else None)
 
 
 def key_report(wanted: Weights, found: Weights) -> str:
@@ -156,19 +189,40 @@ def key_report(wanted: Weights, found: Weights) -> str:
     """
     missing = [name for name in wanted if name not in found]
     unexpected = [name for name in found if name not in wanted]
+    both = {name: (found[name], each) for name, each in wanted.items() if name in found}
     reshaped = [
-        f"{name} {tuple(found[name].shape)}, expected {tuple(each.shape)}"
-        for name, each in wanted.items()
-        if name in found and found[name].shape != each.shape
+        f"{name} {tuple(ours.shape)}, expected {tuple(each.shape)}"
+        for name, (ours, each) in both.items()
+        if ours.shape != each.shape
     ]
-    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    retyped = [
+        f"{name} {ours.dtype}" for name, (ours, each) in both.items() if not _is_like(ours, each)
+    ]
+    kinds = {
+        "missing": missing,
+        "unexpected": unexpected,
+        "of another shape": reshaped,
+        "of another type": retyped,
+    }
     return "; ".join(
         f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds.items() if names
     )
 
 
+def _is_like(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Whether it holds numbers that can stand for those of the other; precision does not matter."""
+    is_plain = found.layout is torch.strided and not found.is_meta and not found.is_complex()
+    return is_plain and (found.is_floating_point() or not wanted.is_floating_point())
+
+
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return ", ".join(map(shown, names[:NAMED])) + (", ..." if len(names) > NAMED else "")
+
+
+def shown(name: str) -> str:
+    """A name from a foreign file as a message has it: in one line, without codes for the terminal."""
+    text = name if name.isprintable() else repr(name)[1:-1]
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."
 
 
 def file_hash(path: Path) -> str:
