@@ -79,7 +79,7 @@ def require_path(key: str, given: Path | None, on_command_line: str) -> Path:
 
 def refuse_code_folder(path: Path, what: str) -> None:
     """Raise :class:`UserError` where output would land among the project's own code."""
-    resolved = path.resolve()
+    resolved = Path(os.path.realpath(path))  # which, unlike Path.resolve, bears links in a circle
     for package in CODE_PACKAGES:
         code = CODE_ROOT / package
         if code.is_dir() and (resolved == code or code in resolved.parents):

@@ -95,6 +95,50 @@ def test_a_stopped_probe_goes_on_with_the_passes_that_are_complete(
 
 
 @pytest.mark.usefixtures("start")
+@pytest.mark.parametrize("damage", ["cut short", "empty", "fewer rows", "not finite"])
+def test_a_damaged_file_of_features_is_named_and_made_again(
+    damage: str, train_tiny: Any, tmp_path: Path, stop_after: Any, resume: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    whole = train_tiny(tmp_path / "whole", **ONLY)
+    stop_after(7)
+    with pytest.raises(Interrupted):
+        train_tiny(tmp_path / "run", **ONLY)
+    file = tmp_path / "run" / "features" / "train-1.npz"
+    content = file.read_bytes()
+    if damage in ("cut short", "empty"):
+        file.write_bytes(content[: len(content) // 2] if damage == "cut short" else b"")
+    else:
+        arrays = dict(np.load(file))
+        arrays["features"] = (
+            arrays["features"][:3] if damage == "fewer rows" else arrays["features"] * np.nan
+        )
+        np.savez(file, **arrays)
+    done = resume(tmp_path / "run")
+    said = capsys.readouterr().out
+    (line,) = [each for each in said.splitlines() if "is damaged (" in each]
+    assert line.startswith(str(file))
+    assert line.endswith("so this pass is made again")
+    assert done["test"] == whole["test"]
+
+
+@pytest.mark.usefixtures("start")
+def test_features_that_are_not_finite_end_the_run_in_one_line_and_are_not_kept(
+    train_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast_network = train.engine.probe.fast_network
+
+    def overflowing(*args: Any) -> Any:
+        network, how = fast_network(*args)
+        return lambda images: network(images) / 0, how
+
+    monkeypatch.setattr(train.engine.probe, "fast_network", overflowing)
+    with pytest.raises(UserError, match="features are not finite: the weights that it starts from"):
+        train_tiny(tmp_path / "run", **ONLY)
+    assert not list((tmp_path / "run").glob("features/*"))
+
+
+@pytest.mark.usefixtures("start")
 def test_a_fitted_head_is_where_training_of_all_layers_begins(
     train_tiny: Any, tmp_path: Path, finished_run: Path
 ) -> None:

@@ -103,3 +103,16 @@ def test_a_link_to_what_is_read_is_the_same_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^--out .*link would replace what this command reads"):
         check_outputs({"--out": tmp_path / "link"}, record_of(tmp_path))
     check_outputs({"--out": tmp_path / "other", "--html": None}, record_of(tmp_path))
+
+
+def test_links_in_a_circle_are_no_file_that_is_read(
+    finished_run: Path, command_line: Any, tmp_path: Path
+) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.symlink_to(other)
+    other.symlink_to(one)
+    for arguments in ([one], [finished_run, "--json", one]):
+        ended = command_line(train.evaluate.main, *arguments)
+        assert ended.code == 2
+        assert ended.err.startswith("error: ")
+        assert str(one) in ended.err

@@ -183,22 +183,55 @@ def extract(
 
 
 def cached(
-    file: Path, device: torch.device, make: Callable[[], tuple[Samples, torch.Tensor]]
+    file: Path,
+    device: torch.device,
+    images: int | None,
+    say: Callable[[str], None],
+    make: Callable[[], tuple[Samples, torch.Tensor]],
 ) -> tuple[Samples, torch.Tensor]:
-    """What ``make`` gives, from a file where a session before this one made it."""
-    if not file.exists():
-        samples, ids = make()
-        file.parent.mkdir(exist_ok=True)
-        with atomic_file(file) as opened:
-            np.savez(
-                opened,
-                features=samples.features.cpu().numpy(),
-                labels=samples.labels.cpu().numpy(),
-                ids=ids.cpu().numpy(),
-            )
-        return samples, ids
-    with np.load(file, allow_pickle=False) as content:
-        features, labels, ids = (
-            torch.from_numpy(content[name]).to(device) for name in ("features", "labels", "ids")
+    """What ``make`` gives, from a file where a session before this one made it.
+
+    Args:
+        file: ``.npz``; one that is damaged is made anew.
+        device: Where the result is wanted.
+        images: How many it has to hold; None where that is not known beforehand.
+        say: Takes a line about a damaged file.
+        make: The features of a pass, and the ids of its images.
+
+    Raises:
+        UserError: Features are not finite.
+    """
+    if file.exists():
+        try:
+            return _read(file, device, images)
+        except Exception as error:  # a reader of spoiled bytes raises whatever it meets
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            say(f"{file} is damaged ({reason}), so this pass is made again")
+    samples, ids = make()
+    if not samples.features.isfinite().all():
+        raise UserError(
+            "the network's features are not finite: the weights that it starts from are of no use "
+            "here; give others, or try --precision fp32"
         )
-    return Samples(features, labels), ids
+    file.parent.mkdir(exist_ok=True)
+    with atomic_file(file) as opened:
+        np.savez(
+            opened,
+            features=samples.features.cpu().numpy(),
+            labels=samples.labels.cpu().numpy(),
+            ids=ids.cpu().numpy(),
+        )
+    return samples, ids
+
+
+def _read(file: Path, device: torch.device, images: int | None) -> tuple[Samples, torch.Tensor]:
+    with file.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
+        features, labels, ids = (
+            torch.from_numpy(content[name]) for name in ("features", "labels", "ids")
+        )
+    expected = len(ids) if images is None else images
+    if not len(features) == len(labels) == len(ids) == expected:
+        raise ValueError(f"{len(features)} features, {len(labels)} labels of {expected} images")
+    if features.dim() != 2 or not features.isfinite().all():
+        raise ValueError("no finite vectors")
+    return Samples(features.to(device), labels.to(device)), ids.to(device)

@@ -102,6 +102,8 @@ def _features(session: Session, shards: Path) -> tuple[Samples, torch.Tensor, Sa
         return cached(
             folder / f"{name}.npz",
             resolved.device,
+            loader.samples_per_epoch,
+            session.log.say,
             lambda: extract(
                 network, loader, epoch, resolved, name, lambda: _stop_if_asked(session)
             ),

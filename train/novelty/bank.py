@@ -121,7 +121,7 @@ class FeatureBank:
                 return extract(self.network, loader, 0, resolved, label, lambda: None)
 
         name = file or f"{split}-{digest_of([self.digest, split, asdict(subset)])}.npz"
-        return cached(self.folder / name, resolved.device, make)[0]
+        return cached(self.folder / name, resolved.device, None, click.echo, make)[0]
 
     def _probed(self, split: str, subset: Subset) -> str | None:
         """The file of a probe that holds these very features, if it is there."""

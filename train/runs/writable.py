@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from os.path import realpath  # which, unlike Path.resolve, bears links in a circle
 from pathlib import Path
 
 from shards.errors import UserError
@@ -19,6 +20,8 @@ def check_writable(option: str, file: Path) -> None:
     folder = file.absolute().parent
     if not folder.is_dir():
         raise UserError(f"{option} {file}: no folder {folder}")
+    if os.path.islink(realpath(file)):  # links that are followed to their end leave none
+        raise UserError(f"{option} {file} links in a circle; choose another place")
     if not file.exists() and not os.access(folder, os.W_OK):
         raise UserError(f"{option} {file}: {folder} cannot be written; choose another place")
 
@@ -33,17 +36,17 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path]) ->
     Raises:
         UserError: The message names the option.
     """
-    taken = {each.resolve() for each in inputs}
+    taken = {realpath(each) for each in inputs}
     for option, file in outputs.items():
         if file is None:
             continue
         check_writable(option, file)
-        if file.resolve() in taken:
+        if realpath(file) in taken:
             raise UserError(
                 f"{option} {file} would replace what this command reads or writes elsewhere; name "
                 "another file"
             )
-        taken.add(file.resolve())
+        taken.add(realpath(file))
 
 
 def record_of(checkpoint: Path) -> list[Path]:
