@@ -18,7 +18,7 @@ from train.checkpoints.checkpoint import BEST, LAST, load_checkpoint
 from train.config.resolve import resolve
 from train.engine.features import Features, fast_network, last_layer
 from train.evaluate import main as evaluate_main
-from train.method.models import Classifier, create_model, training_mode
+from train.method.models import Classifier, check_fit, create_model, training_mode
 from train.runs.log import LOG, SUMMARY
 
 
@@ -120,6 +120,14 @@ def test_a_damaged_file_of_features_is_named_and_made_again(
     assert line.startswith(str(file))
     assert line.endswith("so this pass is made again")
     assert done["test"] == whole["test"]
+
+
+def test_a_batch_of_one_image_is_refused_for_training_alone(make_config: Any) -> None:
+    model = create_model("resnet18", 3, (0.5,) * 3, (0.5,) * 3)
+    fields = {"arch": "resnet18", "image_size": 32, "batch_size": 4, "weights": "imagenet"}
+    with pytest.raises(UserError, match="holds one image, on which resnet18 cannot train"):
+        check_fit(model, make_config(**fields), 9)
+    check_fit(model, make_config(head="only", **fields), 9)
 
 
 @pytest.mark.usefixtures("start")

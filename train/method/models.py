@@ -249,6 +249,8 @@ def check_fit(model: Classifier, config: TrainConfig, images_per_epoch: int) -> 
             raise UserError(
                 f"{config.arch} cannot take images of {side} px ({reason}); try --{option} 224"
             ) from None
+    if config.head == "only":
+        return  # no step is made
     option = "micro-batch" if config.micro_batch else "batch-size"
     at_once = config.micro_batch or config.batch_size
     batches = (config.batch_size, images_per_epoch % config.batch_size)
