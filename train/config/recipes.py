@@ -124,9 +124,9 @@ def strong() -> TrainConfig:
     """The best mIoU for those with time: from ImageNet weights, all layers, mixed images, averaged weights.
 
     ``python -m train --recipe strong``: ``finetune`` for twice as long at five times the rate, which the
-    moving average of the weights makes safe. Val is looked at once, at the end, as which epoch is best on
-    few photographs is luck. More passes over what you have: ``--epochs``. docs/recipes.md has measured
-    scores and minutes.
+    moving average of the weights makes safe. It needs all of its passes; in fewer, ``probe`` is better.
+    Val is looked at once, at the end, as which epoch is best on few photographs is luck. docs/recipes.md
+    has measured scores and minutes.
     """
     return replace(
         finetune(),
