@@ -14,7 +14,7 @@ from torch import nn
 import train.engine.features
 import train.engine.probe
 from shards.errors import Interrupted, UserError
-from train.checkpoints.checkpoint import BEST, LAST, load_checkpoint
+from train.checkpoints.checkpoint import BEST, LAST, load_checkpoint, load_content
 from train.config.resolve import resolve
 from train.engine.features import Features, fast_network, last_layer
 from train.evaluate import main as evaluate_main
@@ -94,32 +94,65 @@ def test_a_stopped_probe_goes_on_with_the_passes_that_are_complete(
     assert done["test"] == whole["test"]
 
 
+DAMAGES = {
+    "fewer features": lambda kept: {"features": kept["features"][:3]},
+    "fewer images": lambda kept: {name: each[:3] for name, each in kept.items()},
+    "narrower": lambda kept: {"features": kept["features"][:, :3]},
+    "not finite": lambda kept: {"features": kept["features"] * np.nan},
+    "no floats": lambda kept: {"features": kept["features"].astype(int)},
+    "ids beyond the split": lambda kept: {"ids": kept["ids"] + 1000},
+    "negative ids": lambda kept: {"ids": kept["ids"] - 1000},
+    "ids of other images": lambda kept: {"ids": kept["ids"][::-1].copy()},
+    "labels that are no class": lambda kept: {"labels": kept["labels"] + 3},
+}
+
+
 @pytest.mark.usefixtures("start")
-@pytest.mark.parametrize("damage", ["cut short", "empty", "fewer rows", "not finite"])
+@pytest.mark.parametrize("damage", ["cut short", "empty", *DAMAGES])
 def test_a_damaged_file_of_features_is_named_and_made_again(
     damage: str, train_tiny: Any, tmp_path: Path, stop_after: Any, resume: Any,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    whole = train_tiny(tmp_path / "whole", **ONLY)
     stop_after(7)
     with pytest.raises(Interrupted):
         train_tiny(tmp_path / "run", **ONLY)
     file = tmp_path / "run" / "features" / "train-1.npz"
-    content = file.read_bytes()
-    if damage in ("cut short", "empty"):
-        file.write_bytes(content[: len(content) // 2] if damage == "cut short" else b"")
+    content, kept = file.read_bytes(), dict(np.load(file))
+    if damage in DAMAGES:
+        np.savez(file, **kept | DAMAGES[damage](kept))
     else:
-        arrays = dict(np.load(file))
-        arrays["features"] = (
-            arrays["features"][:3] if damage == "fewer rows" else arrays["features"] * np.nan
-        )
-        np.savez(file, **arrays)
-    done = resume(tmp_path / "run")
+        file.write_bytes(content[: len(content) // 2] if damage == "cut short" else b"")
+    resume(tmp_path / "run")
     said = capsys.readouterr().out
     (line,) = [each for each in said.splitlines() if "is damaged (" in each]
     assert line.startswith(str(file))
     assert line.endswith("so this pass is made again")
-    assert done["test"] == whole["test"]
+    again = np.load(file)
+    for name, each in kept.items():
+        np.testing.assert_allclose(again[name], each, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("start")
+@pytest.mark.parametrize(
+    "fields", [{"fold": (0, 3)}, {"head": "fitted", "overfit_batches": 2, "epochs": 1}]
+)
+def test_whole_files_are_taken_for_whole_where_val_is_a_part_of_train(
+    fields: dict[str, Any], train_tiny: Any, tmp_path: Path, resume: Any,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    class Killed(Exception):
+        pass
+
+    def killed(*args: Any) -> Any:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.engine.probe, "best_head", killed)
+        with pytest.raises(Killed):
+            train_tiny(tmp_path / "run", **ONLY | fields)
+    assert (tmp_path / "run" / "features" / "val.npz").exists()
+    resume(tmp_path / "run")
+    assert "is damaged" not in capsys.readouterr().out
 
 
 def test_a_batch_of_one_image_is_refused_for_training_alone(make_config: Any) -> None:
@@ -141,8 +174,22 @@ def test_features_that_are_not_finite_end_the_run_in_one_line_and_are_not_kept(
         return lambda images: network(images) / 0, how
 
     monkeypatch.setattr(train.engine.probe, "fast_network", overflowing)
-    with pytest.raises(UserError, match="features are not finite: the weights that it starts from"):
+    with pytest.raises(UserError, match=r"^features are not finite: the weights of start are of"):
         train_tiny(tmp_path / "run", **ONLY)
+    assert not list((tmp_path / "run").glob("features/*"))
+
+
+def test_a_negative_variance_in_the_weights_is_one_line(
+    train_tiny: Any, tmp_path: Path, finished_run: Path
+) -> None:
+    spoiled = load_content(finished_run / BEST)
+    for name, each in spoiled["model"].items():
+        if name.endswith("running_var"):
+            each.fill_(-1.0)
+    (tmp_path / "spoiled").mkdir()
+    torch.save({"hyphae_checkpoint": 1, **spoiled}, tmp_path / "spoiled" / BEST)
+    with pytest.raises(UserError, match=r"^features are not finite: the weights of spoiled are"):
+        train_tiny(tmp_path / "run", **ONLY | {"finetune_from": "spoiled"})
     assert not list((tmp_path / "run").glob("features/*"))
 
 

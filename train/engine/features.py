@@ -7,7 +7,7 @@ import io
 import warnings
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,36 +182,49 @@ def extract(
     return Samples(torch.cat(features), torch.cat(labels)), torch.cat(ids)
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a file of features has to hold to be those of a pass."""
+
+    images: int
+    width: int
+    """D."""
+    labels: torch.Tensor
+    """``(N,)`` int64 of the split that is passed over, by id, on the CPU."""
+
+
 def cached(
     file: Path,
     device: torch.device,
-    images: int | None,
+    expected: Expected | None,
     say: Callable[[str], None],
     make: Callable[[], tuple[Samples, torch.Tensor]],
+    network: str = "the network",
 ) -> tuple[Samples, torch.Tensor]:
     """What ``make`` gives, from a file where a session before this one made it.
 
     Args:
         file: ``.npz``; one that is damaged is made anew.
         device: Where the result is wanted.
-        images: How many it has to hold; None where that is not known beforehand.
+        expected: What it has to hold; None where that is not known beforehand.
         say: Takes a line about a damaged file.
         make: The features of a pass, and the ids of its images.
+        network: Whose features they are, as a message calls it.
 
     Raises:
         UserError: Features are not finite.
     """
     if file.exists():
         try:
-            return _read(file, device, images)
+            return _read(file, device, expected)
         except Exception as error:  # a reader of spoiled bytes raises whatever it meets
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             say(f"{file} is damaged ({reason}), so this pass is made again")
     samples, ids = make()
     if not samples.features.isfinite().all():
         raise UserError(
-            "the network's features are not finite: the weights that it starts from are of no use "
-            "here; give others, or try --precision fp32"
+            f"features are not finite: the weights of {network} are of no use here; give others, or "
+            "try --precision fp32"
         )
     file.parent.mkdir(exist_ok=True)
     with atomic_file(file) as opened:
@@ -224,14 +237,36 @@ def cached(
     return samples, ids
 
 
-def _read(file: Path, device: torch.device, images: int | None) -> tuple[Samples, torch.Tensor]:
+def _read(
+    file: Path, device: torch.device, expected: Expected | None
+) -> tuple[Samples, torch.Tensor]:
     with file.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
         features, labels, ids = (
             torch.from_numpy(content[name]) for name in ("features", "labels", "ids")
         )
-    expected = len(ids) if images is None else images
-    if not len(features) == len(labels) == len(ids) == expected:
-        raise ValueError(f"{len(features)} features, {len(labels)} labels of {expected} images")
-    if features.dim() != 2 or not features.isfinite().all():
-        raise ValueError("no finite vectors")
+    _check_arrays(features, labels, ids)
+    if expected is not None:
+        _check_pass(features, labels, ids, expected)
     return Samples(features.to(device), labels.to(device)), ids.to(device)
+
+
+def _check_arrays(features: torch.Tensor, labels: torch.Tensor, ids: torch.Tensor) -> None:
+    kinds = [(each.dtype, each.dim()) for each in (features, labels, ids)]
+    if kinds != [(torch.float32, 2), (torch.int64, 1), (torch.int64, 1)]:
+        raise ValueError("no vectors with a label and an id each")
+    if not len(features) == len(labels) == len(ids):
+        raise ValueError(f"{len(features)} features, {len(labels)} labels, {len(ids)} ids")
+    if not features.isfinite().all():
+        raise ValueError("no finite vectors")
+
+
+def _check_pass(
+    features: torch.Tensor, labels: torch.Tensor, ids: torch.Tensor, expected: Expected
+) -> None:
+    if len(ids) != expected.images:
+        raise ValueError(f"{len(ids)} images, not {expected.images}")
+    if features.shape[1] != expected.width:
+        raise ValueError(f"features of {features.shape[1]} numbers, not {expected.width}")
+    # The ids first: beyond the split there are no labels to compare with.
+    if ((ids < 0) | (ids >= len(expected.labels))).any() or (labels != expected.labels[ids]).any():
+        raise ValueError("images of another split")

@@ -19,11 +19,11 @@ from shards.errors import Interrupted
 from shards.reader import ShardSet
 from train.checkpoints.checkpoint import LAST
 from train.checkpoints.folder import resume_command
-from train.engine.features import cached, extract, fast_network, last_layer
+from train.engine.features import Expected, cached, extract, fast_network, last_layer
 from train.engine.logistic import PENALTIES, Head, LogisticRegression, Samples, importance_of
 from train.engine.loop import finish_stretch
 from train.engine.point_fit import PointFit, Points
-from train.method.batches import eval_config
+from train.method.batches import eval_config, stored_split
 from train.runs.interrupt import Stopped
 from train.runs.saving import save, save_or_stop
 from train.runs.session import Session
@@ -49,6 +49,7 @@ def fit_head(session: Session, shards: Path) -> None:
 
     Raises:
         Interrupted: A signal asked to stop; the passes that are complete are kept.
+        UserError: Features are not finite.
     """
     if session.done.samples_seen:
         return  # resumed, and trained since
@@ -97,16 +98,20 @@ def _features(session: Session, shards: Path) -> tuple[Samples, torch.Tensor, Sa
     network, how = fast_network(session.model, session.num_classes, config.image_size, resolved)
     session.log.say(f"features by {how}")
     folder = session.folder / FOLDER
+    width = last_layer(session.model.backbone, session.num_classes).in_features
 
-    def passed(name: str, loader: Loader, epoch: int) -> tuple[Samples, torch.Tensor]:
+    def passed(
+        name: str, loader: Loader, epoch: int, labels: torch.Tensor
+    ) -> tuple[Samples, torch.Tensor]:
         return cached(
             folder / f"{name}.npz",
             resolved.device,
-            loader.samples_per_epoch,
+            Expected(loader.samples_per_epoch, width, labels),
             session.log.say,
             lambda: extract(
                 network, loader, epoch, resolved, name, lambda: _stop_if_asked(session)
             ),
+            str(config.finetune_from or config.weights),
         )
 
     # Before all layers train, a head that fits the central crops is a good enough beginning.
@@ -116,13 +121,14 @@ def _features(session: Session, shards: Path) -> tuple[Samples, torch.Tensor, Sa
         subset=config.train_subset,
         sampling="natural",
     )
-    with closing(create_loader(plain)) as loader:
-        passes = [passed("train-1", loader, 0)]
-    for number in range(1, num_passes):
-        passes.append(passed(f"train-{number + 1}", session.train, number))
-    val, _ = passed("val", session.val, 0)
     with ShardSet(shards).split("train") as stored:
         repeats = torch.as_tensor(config.train_subset.repeats(stored)).to(resolved.device)
+        labels = torch.tensor(stored.labels)
+    with closing(create_loader(plain)) as loader:
+        passes = [passed("train-1", loader, 0, labels)]
+    for number in range(1, num_passes):
+        passes.append(passed(f"train-{number + 1}", session.train, number, labels))
+    val, _ = passed("val", session.val, 0, _val_labels(session, shards))
     train = Samples(
         torch.cat([each.features for each, _ in passes]),
         torch.cat([each.labels for each, _ in passes]),
@@ -134,6 +140,15 @@ def _features(session: Session, shards: Path) -> tuple[Samples, torch.Tensor, Sa
         importance = importance * of_class[train.labels]
         importance = importance / importance.mean()
     return train, importance, val
+
+
+def _val_labels(session: Session, shards: Path) -> torch.Tensor:
+    """``(N,)`` by id, of the split that ``session.val`` shows."""
+    config = session.config
+    # A run that is to learn a few batches by heart is judged by those.
+    name = "train" if config.overfit_batches is not None else stored_split(config, "val")
+    with ShardSet(shards).split(name) as stored:
+        return torch.tensor(stored.labels)
 
 
 def best_head(
