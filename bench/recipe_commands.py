@@ -10,7 +10,9 @@ import click
 
 from bench.options import ARCH
 from shards.commands import HELP
+from shards.errors import UserError
 from shards.settings import refuse_code_folder
+from shards.user_paths import require_output_folder
 
 if TYPE_CHECKING:
     from bench.curve_chart import Cost
@@ -56,6 +58,7 @@ def recipes(
     already has when more seeds or lengths are asked for.
     """
     refuse_code_folder(out, "output folder")
+    require_output_folder(out, "the runs")
     from bench.curve_chart import AXES, curve_chart
     from bench.recipe_curves import curves_section, markdown
     from bench.recipe_runs import points, read_curve, run_to_the_end
@@ -70,7 +73,7 @@ def recipes(
     planned = points([read_curve(each) for each in texts], seeds, arch, image_size)
     with shard_source(shards) as source:
         fingerprint = ShardSet(source.directory).manifest.fingerprint
-        out.mkdir(parents=True, exist_ok=True)
+        _make(out)
         with Recorder(out / RECORD) as session:
             runs = []
             for number, point in enumerate(planned, 1):
@@ -85,3 +88,12 @@ def recipes(
             title = f"mIoU of recipes against {AXES[cost]}"
             write_file(out / name, curve_chart(section.results, cost, title).encode())
         click.echo(f"written: {', '.join(str(out / each) for each in (TABLE, *pictures))}")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # links in a circle or to nothing look like a folder to be made
+        raise UserError(
+            f"cannot create output folder {folder}: {error.strerror}; choose another"
+        ) from None

@@ -115,3 +115,7 @@ class TestRefuseCodeFolder:
 
     def test_a_folder_of_the_same_name_elsewhere_is_allowed(self, folder: Path) -> None:
         refuse_code_folder(folder / "shards", "output folder")
+
+    def test_links_in_a_circle_are_not_the_code(self, folder: Path) -> None:
+        (folder / "circle").symlink_to(folder / "circle")
+        refuse_code_folder(folder / "circle" / "out", "output folder")

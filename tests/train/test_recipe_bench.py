@@ -60,6 +60,31 @@ def test_the_command_goes_on_where_it_was_and_writes_record_table_and_pictures(
     assert [len(each["repeats"]) for each in record["sections"][0]["results"]] == [2, 2]
 
 
+@pytest.mark.parametrize(
+    ("out", "line"),
+    [
+        ("file", "{here}/file is a file, expected a folder for the runs"),
+        ("file/below", "{here}/file is a file, expected a folder for the runs"),
+        ("circle", "cannot create output folder {here}/circle: File exists; choose another"),
+        (
+            "circle/below",
+            "cannot create output folder {here}/circle/below: Too many levels of symbolic links; "
+            "choose another",
+        ),
+    ],
+)
+def test_an_output_folder_that_cannot_be_is_one_line(
+    out: str, line: str, tmp_path: Path, tiny_shards: Path, tiny_arch: str, command_line: Any
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    ended = command_line(
+        cli, "recipes", "--shards", tiny_shards, "--arch", tiny_arch, "--out", tmp_path / out
+    )
+    assert ended.code == 2
+    assert ended.err == f"error: {line.format(here=tmp_path)}\n"
+
+
 def test_the_scores_are_those_of_the_last_weights_and_not_of_the_best(
     tmp_path: Path, tiny_shards: Path, train_tiny: Any
 ) -> None:
