@@ -155,6 +155,15 @@ def test_whole_files_are_taken_for_whole_where_val_is_a_part_of_train(
     assert "is damaged" not in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("start")
+def test_a_split_that_is_smaller_than_a_batch_has_features_too(
+    train_tiny: Any, tmp_path: Path
+) -> None:
+    train_tiny(tmp_path / "run", **ONLY, batch_size=1000)
+    kept = np.load(tmp_path / "run" / "features" / "train-2.npz")
+    assert len(np.unique(kept["ids"])) == len(kept["ids"])
+
+
 def test_a_batch_of_one_image_is_refused_for_training_alone(make_config: Any) -> None:
     model = create_model("resnet18", 3, (0.5,) * 3, (0.5,) * 3)
     fields = {"arch": "resnet18", "image_size": 32, "batch_size": 4, "weights": "imagenet"}

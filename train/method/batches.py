@@ -26,7 +26,7 @@ def train_loader(config: TrainConfig, resolved: Resolved, shards: Path) -> Loade
             split="train",
             backend=resolved.loader,
             device=str(resolved.device),
-            batch_size=config.batch_size,
+            batch_size=_batch_size(config, shards),
             sampling=config.sampling,
             epoch_size=config.epoch_size,
             subset=config.train_subset,
@@ -50,6 +50,15 @@ def train_loader(config: TrainConfig, resolved: Resolved, shards: Path) -> Loade
     if config.is_trial:
         return FewBatches(loader, config.overfit_batches or 1, config.batch_size)
     return loader
+
+
+def _batch_size(config: TrainConfig, shards: Path) -> int:
+    """Of the training loader: without steps, a split smaller than a batch is one batch."""
+    if config.head != "only":
+        return config.batch_size
+    with ShardSet(shards).split("train") as stored:
+        images = int(np.count_nonzero(config.train_subset.repeats(stored)))
+    return max(1, min(config.batch_size, config.epoch_size or images))
 
 
 def val_loader(config: TrainConfig, resolved: Resolved, shards: Path) -> Loader:
